@@ -1,0 +1,182 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"grout/schemas"
+)
+
+// Config says how grout's streams are kept. Zero values take the defaults.
+type Config struct {
+	Partitions int // 1
+	Replicas   int // 1
+	// CommandBytes, FactBytes and DeadLetterBytes bound the streams: 8, 8 and 1 GiB.
+	CommandBytes, FactBytes, DeadLetterBytes int64
+	// FactAge is 7 days, DeadLetterAge 30 days.
+	FactAge, DeadLetterAge time.Duration
+	// DuplicateWindow is the smallest that the server takes; nothing of grout's
+	// depends on it.
+	DuplicateWindow time.Duration
+	// Fault is called at named points; nil outside of fault tests. The points are
+	// "publish.before", "publish.acked", "relay.batch" and "relay.committed".
+	Fault func(point string)
+}
+
+func (c *Config) defaults() {
+	def := func(v *int64, std int64) {
+		if *v == 0 {
+			*v = std
+		}
+	}
+	c.Partitions, c.Replicas = max(c.Partitions, 1), max(c.Replicas, 1)
+	def(&c.CommandBytes, 8<<30)
+	def(&c.FactBytes, 8<<30)
+	def(&c.DeadLetterBytes, 1<<30)
+	def((*int64)(&c.FactAge), int64(7*24*time.Hour))
+	def((*int64)(&c.DeadLetterAge), int64(30*24*time.Hour))
+	def((*int64)(&c.DuplicateWindow), int64(100*time.Millisecond))
+	if c.Fault == nil {
+		c.Fault = func(string) {}
+	}
+}
+
+// headerRoom is what a message may have beside its data.
+const headerRoom = 64 << 10
+
+// Bus is grout's use of one NATS connection. The connection stays the caller's.
+type Bus struct {
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	cfg Config
+}
+
+// Open creates the streams or brings their limits up to date. A stream that could
+// lose or forge what grout keeps in it is refused by name.
+func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Bus, error) {
+	cfg.defaults()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("use JetStream: %w", err)
+	}
+	b := &Bus{nc: nc, js: js, cfg: cfg}
+	for _, want := range b.streams() {
+		if err := b.keepStream(ctx, want); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
+}
+
+// streamOf names the destination stream of a relay.
+func streamOf(dest string) string {
+	if dest == schemas.DestDeadLetters {
+		return schemas.StreamDeadLetters
+	}
+	return schemas.StreamFacts
+}
+
+func (b *Bus) streams() []jetstream.StreamConfig {
+	std := jetstream.StreamConfig{
+		Storage: jetstream.FileStorage, Compression: jetstream.S2Compression,
+		Retention: jetstream.LimitsPolicy, Replicas: b.cfg.Replicas,
+		MaxMsgSize: schemas.MaxGroupBytes + headerRoom, Duplicates: b.cfg.DuplicateWindow,
+		AllowDirect: true, DenyDelete: true, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxConsumers: -1,
+	}
+	commands := std
+	commands.Name, commands.Subjects = schemas.StreamCommands, []string{schemas.SubjectsGroups}
+	commands.Discard, commands.MaxBytes = jetstream.DiscardNew, b.cfg.CommandBytes
+
+	facts := std
+	facts.Name = schemas.StreamFacts
+	facts.Subjects = []string{schemas.SubjectsFacts, schemas.MarkerSubjects(schemas.DestFacts)}
+	facts.Discard, facts.MaxBytes, facts.MaxAge = jetstream.DiscardOld, b.cfg.FactBytes, b.cfg.FactAge
+	facts.AllowAtomicPublish, facts.AllowRollup = true, true
+	facts.MaxConsumers = maxStreamConsumers
+	facts.ConsumerLimits = jetstream.StreamConsumerLimits{MaxAckPending: maxConsumerPending}
+
+	dead := facts
+	dead.Name = schemas.StreamDeadLetters
+	dead.Subjects = []string{schemas.SubjectsDead, schemas.MarkerSubjects(schemas.DestDeadLetters)}
+	dead.MaxBytes, dead.MaxAge = b.cfg.DeadLetterBytes, b.cfg.DeadLetterAge
+	return []jetstream.StreamConfig{commands, facts, dead}
+}
+
+func (b *Bus) keepStream(ctx context.Context, want jetstream.StreamConfig) error {
+	stream, err := b.js.Stream(ctx, want.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if _, err = b.js.CreateStream(ctx, want); err != nil {
+			return fmt.Errorf("create stream %s: %w", want.Name, err)
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look up stream %s: %w", want.Name, err)
+	}
+	have := stream.CachedInfo().Config
+	if what := unsafeSetting(&have, &want); what != "" {
+		return fmt.Errorf("stream %s cannot be used: %s; grout made no change to it", want.Name, what)
+	}
+	want.Metadata = have.Metadata
+	want.MaxConsumers = have.MaxConsumers // the server never changes it
+	if sameLimits(&have, &want) {
+		return nil
+	}
+	if _, err := b.js.UpdateStream(ctx, want); err != nil {
+		return fmt.Errorf("update stream %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+// unsafeSetting names the first setting with which a stream could lose, change or
+// forge messages.
+func unsafeSetting(have, want *jetstream.StreamConfig) string {
+	subjects := func(list []string) []string { return slices.Sorted(slices.Values(list)) }
+	switch {
+	case have.Storage != jetstream.FileStorage:
+		return "its storage is not file"
+	case have.PersistMode != jetstream.DefaultPersistMode:
+		return "its persist_mode is async, which loses acknowledged messages"
+	case !slices.Equal(subjects(have.Subjects), subjects(want.Subjects)):
+		return fmt.Sprintf("its subjects are %q, not %q", have.Subjects, want.Subjects)
+	case have.Retention != jetstream.LimitsPolicy:
+		return "its retention is not limits"
+	case have.Discard != want.Discard || have.DiscardNewPerSubject:
+		return fmt.Sprintf("its discard policy is %s, not %s", have.Discard, want.Discard)
+	case have.MaxAge != 0 && want.MaxAge == 0:
+		return "it has a max_age"
+	case have.MaxMsgs > 0 || have.MaxMsgsPerSubject > 0:
+		return "it limits its messages by number"
+	case have.NoAck:
+		return "it does not acknowledge"
+	case have.Sealed:
+		return "it is sealed"
+	case have.DenyPurge:
+		return "deny_purge is set, so it could never be trimmed"
+	case have.Mirror != nil || len(have.Sources) > 0:
+		return "it takes messages from another stream"
+	case have.RePublish != nil || have.SubjectTransform != nil:
+		return "it republishes or renames its messages"
+	case have.AllowRollup && !want.AllowRollup:
+		return "it allows rollups"
+	case have.AllowAtomicPublish && !want.AllowAtomicPublish:
+		return "it allows atomic batches"
+	case have.AllowMsgTTL || have.AllowMsgCounter || have.AllowMsgSchedules || have.AllowBatchPublish:
+		return "it allows message TTLs, counters, schedules or fast batches"
+	}
+	return ""
+}
+
+func sameLimits(have, want *jetstream.StreamConfig) bool {
+	return have.MaxBytes == want.MaxBytes && have.MaxAge == want.MaxAge && have.Replicas == want.Replicas &&
+		have.MaxMsgSize == want.MaxMsgSize && have.Duplicates == want.Duplicates && have.Compression == want.Compression &&
+		have.AllowDirect == want.AllowDirect && have.DenyDelete == want.DenyDelete && have.AllowRollup == want.AllowRollup &&
+		have.AllowAtomicPublish == want.AllowAtomicPublish &&
+		have.ConsumerLimits == want.ConsumerLimits
+}

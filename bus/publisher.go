@@ -1,0 +1,316 @@
+package bus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"grout/schemas"
+)
+
+// Errors of a Publisher.
+var (
+	// ErrBusy says that the queue is full; nothing was taken.
+	ErrBusy = errors.New("the queue of commands is full")
+	// ErrClosed says that the publisher has ended; nothing was taken.
+	ErrClosed = errors.New("the publisher has ended")
+	// ErrTooLarge says that a command fits into no group.
+	ErrTooLarge = fmt.Errorf("a command has more than %d bytes", schemas.MaxCommandBytes)
+	// ErrNotStored says that a command is not known to be in the stream. It may
+	// be there all the same; its id makes sending it again harmless.
+	ErrNotStored = errors.New("the command is not known to be stored")
+)
+
+// PublisherOptions bound a Publisher. Zero values take the defaults.
+type PublisherOptions struct {
+	QueueBytes     int64         // 64 MiB, what waits and what is in flight
+	QueueCommands  int           // 10,000
+	PublishTimeout time.Duration // 5 s
+	Now            func() time.Time
+}
+
+// Publisher merges the concurrent commands of one partition into groups: while one
+// is in flight, whatever is submitted waits, and all of it is the next group. There
+// is no timer, and one group in flight at most, so the order of Submit is the order
+// in the stream.
+type Publisher struct {
+	b       *Bus
+	subject string
+	replies *Replies
+	opts    PublisherOptions
+	wake    chan struct{}
+	acked   atomic.Int64
+
+	mu     sync.Mutex
+	queue  []*Pending
+	count  int // commands that wait or are in flight
+	bytes  int64
+	closed bool
+}
+
+// Receipt says what became of a command.
+type Receipt struct {
+	Seq     uint64 // of its group in the stream; 0 when the outcome overtook the PubAck
+	Index   uint32 // inside its group
+	Outcome []byte // nil: stored, its outcome is not known yet
+	Dead    bool   // it went to the dead letters
+}
+
+// Pending is a submitted command. Wait must be called, once.
+type Pending struct {
+	p      *Publisher
+	frame  []byte // as it stands in the group
+	index  uint32
+	seq    atomic.Uint64
+	stored chan struct{} // closed by the PubAck
+	done   chan struct{} // closed by outcome or error
+
+	// Guarded by Replies.mu; outcome and err are read after done only.
+	settled bool
+	group   *sentGroup
+	replies *Replies
+	outcome []byte
+	err     error
+}
+
+// NewPublisher makes the publisher of a partition. Commands are taken at once and
+// leave when Run runs.
+func (b *Bus) NewPublisher(partition int, r *Replies, o PublisherOptions) *Publisher {
+	if o.QueueBytes == 0 {
+		o.QueueBytes = 64 << 20
+	}
+	if o.QueueCommands == 0 {
+		o.QueueCommands = 10_000
+	}
+	if o.PublishTimeout == 0 {
+		o.PublishTimeout = 5 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return &Publisher{b: b, subject: schemas.GroupSubject(partition), replies: r, opts: o, wake: make(chan struct{}, 1)}
+}
+
+// Acked is the number of groups that the stream has acknowledged since the start.
+func (p *Publisher) Acked() int64 { return p.acked.Load() }
+
+// QueueDepth is what waits or is in flight.
+func (p *Publisher) QueueDepth() (commands int, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count, p.bytes
+}
+
+// Submit queues a command. It copies what it needs: the frame and its payload are
+// the caller's again when Submit returns.
+func (p *Publisher) Submit(f schemas.CommandFrame) (*Pending, error) {
+	if f.FrameSize() > schemas.MaxCommandBytes {
+		return nil, ErrTooLarge
+	}
+	c := &Pending{
+		p: p, frame: appendFrame(make([]byte, 0, f.FrameSize()+16), f),
+		stored: make(chan struct{}), done: make(chan struct{}),
+	}
+	size := int64(len(c.frame))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.closed:
+		return nil, ErrClosed
+	case p.count >= p.opts.QueueCommands, p.bytes+size > p.opts.QueueBytes:
+		return nil, ErrBusy
+	}
+	p.queue = append(p.queue, c)
+	p.count++
+	p.bytes += size
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+	return c, nil
+}
+
+// appendFrame adds a command as it stands inside a group: a group of one without
+// its form byte and its count of 1.
+func appendFrame(dst []byte, f schemas.CommandFrame) []byte {
+	one := [1]schemas.CommandFrame{f}
+	at := len(dst)
+	dst = schemas.AppendGroup(dst, one[:])
+	return append(dst[:at], dst[at+2:]...)
+}
+
+// Wait waits for the outcome. When the context ends first: a command that is stored
+// gives a Receipt without an outcome and no error; any other gives ErrNotStored, and
+// one that has not left the queue never will.
+func (c *Pending) Wait(ctx context.Context) (Receipt, error) {
+	select {
+	case <-c.done:
+		return c.receipt()
+	case <-ctx.Done():
+	}
+	c.p.replies.settle(c, nil, nil)
+	select {
+	case <-c.done: // it came just before
+		return c.receipt()
+	case <-c.stored:
+		return Receipt{Seq: c.seq.Load(), Index: c.index}, nil
+	default:
+		return Receipt{}, fmt.Errorf("%w: %w", ErrNotStored, context.Cause(ctx))
+	}
+}
+
+func (c *Pending) receipt() (Receipt, error) {
+	if c.err != nil {
+		return Receipt{}, c.err
+	}
+	return Receipt{Seq: c.seq.Load(), Index: c.index, Outcome: c.outcome, Dead: len(c.outcome) == 0}, nil
+}
+
+// Run publishes until the context ends, then what is still queued: as long as the
+// stream takes it. Whatever is left fails with ErrNotStored.
+func (p *Publisher) Run(ctx context.Context) error {
+	for {
+		group := p.take()
+		if len(group) == 0 {
+			select {
+			case <-p.wake:
+				continue
+			case <-ctx.Done():
+				return p.finish(ctx)
+			}
+		}
+		p.publish(ctx, group)
+		if ctx.Err() != nil {
+			return p.finish(ctx)
+		}
+	}
+}
+
+func (p *Publisher) finish(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	failed := false
+	for group := p.take(); len(group) > 0; group = p.take() {
+		if failed {
+			p.fail(group, ErrClosed)
+			continue
+		}
+		failed = p.publish(ctx, group) != nil
+	}
+	return ctx.Err()
+}
+
+// take removes the next group from the queue. Commands whose callers have given up
+// are dropped here, before anything is published.
+func (p *Publisher) take() []*Pending {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var group []*Pending
+	size, n := 16, 0
+	for _, c := range p.queue {
+		if c.abandoned() {
+			p.count--
+			p.bytes -= int64(len(c.frame))
+			n++
+			continue
+		}
+		if size += len(c.frame); len(group) == schemas.MaxGroupCommands || size > schemas.MaxGroupBytes {
+			break
+		}
+		group = append(group, c)
+		n++
+	}
+	rest := copy(p.queue, p.queue[n:])
+	clear(p.queue[rest:])
+	p.queue = p.queue[:rest]
+	return group
+}
+
+func (c *Pending) abandoned() bool {
+	r := c.p.replies
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return c.settled
+}
+
+// publish sends one group and waits for its PubAck, even when ctx has ended. Every
+// command of the group ends as stored or failed.
+func (p *Publisher) publish(ctx context.Context, group []*Pending) error {
+	defer p.release(group)
+	g := &sentGroup{id: nuid.Next(), commands: group}
+	m, err := p.message(g)
+	if err != nil {
+		p.fail(group, err)
+		return err
+	}
+	p.replies.register(g)
+	p.b.cfg.Fault("publish.before")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.opts.PublishTimeout)
+	defer cancel()
+	ack, err := p.b.js.PublishMsg(ctx, m, jetstream.WithExpectStream(schemas.StreamCommands))
+	if err == nil && ack.Duplicate {
+		err = errors.New("the stream took it for a duplicate")
+	}
+	if err != nil {
+		p.fail(group, fmt.Errorf("publish group of %d: %w", len(group), err))
+		return err
+	}
+	p.acked.Add(1)
+	p.b.cfg.Fault("publish.acked")
+	for _, c := range group {
+		c.seq.Store(ack.Sequence)
+		close(c.stored)
+	}
+	return nil
+}
+
+func (p *Publisher) fail(group []*Pending, err error) {
+	err = fmt.Errorf("%w: %w", ErrNotStored, err)
+	for _, c := range group {
+		p.replies.settle(c, nil, err)
+	}
+}
+
+func (p *Publisher) release(group []*Pending) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range group {
+		p.count--
+		p.bytes -= int64(len(c.frame))
+		c.frame = nil
+	}
+}
+
+func (p *Publisher) message(g *sentGroup) (*nats.Msg, error) {
+	size := 1 + binary.MaxVarintLen32
+	for i, c := range g.commands {
+		c.index = uint32(i)
+		size += len(c.frame)
+	}
+	data := make([]byte, 0, size)
+	data = append(data, schemas.GroupForm)
+	data = binary.AppendUvarint(data, uint64(len(g.commands)))
+	for _, c := range g.commands {
+		data = append(data, c.frame...)
+	}
+	e := event.New()
+	e.SetID(g.id)
+	e.SetSource(groupSource + schemas.EscapeToken(p.replies.node))
+	e.SetType(schemas.TypeCommandGroup)
+	e.SetTime(p.opts.Now())
+	e.SetDataContentType(groupContentType)
+	e.SetExtension(extReplyTo, schemas.ReplySubject(p.replies.node))
+	e.DataEncoded = data
+	m := &nats.Msg{Subject: p.subject}
+	return m, EncodeBinary(m, &e)
+}

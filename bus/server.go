@@ -1,0 +1,219 @@
+package bus
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// Limits of the embedded server.
+const (
+	maxPayload = 12 << 20
+	// maxControlLine holds a subject of three escaped ids (about 4 KB) and a reply.
+	maxControlLine = 16 << 10
+	maxConnections = 1024
+	maxPending     = 64 << 20
+	maxJSMemory    = 64 << 20
+	defaultStore   = 1 << 40
+	startTimeout   = 30 * time.Second
+)
+
+// ServerOptions say how the embedded NATS server runs.
+type ServerOptions struct {
+	// Dir is the JetStream store directory.
+	Dir string
+	// Listen is the TCP address; port 0 picks a free one, an empty text means no
+	// listener at all, so that only Connect reaches the server.
+	Listen string
+	// ConsumerPasswords and AdminPasswords open the doors of the users consumer
+	// and admin; several while they rotate. Without one there is no such user.
+	ConsumerPasswords, AdminPasswords []string
+	// MaxStore limits what JetStream may store, in bytes; 0 leaves it to the
+	// limits of the streams.
+	MaxStore int64
+	// Logger receives the server's warnings and errors; nil drops them.
+	Logger *slog.Logger
+}
+
+// Server is the embedded NATS server.
+type Server struct {
+	ns       *server.Server
+	log      *slog.Logger
+	password string // of the user grout; lives in memory only
+	listens  bool
+	gateConn *nats.Conn
+	gate     *Gate
+	down     sync.Once
+}
+
+// StartServer starts the embedded server. It is ready when StartServer returns;
+// a taken port is an error that names the address.
+func StartServer(o ServerOptions) (*Server, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	opts, err := serverOptions(o)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{log: o.Logger, password: rand.Text(), listens: o.Listen != ""}
+	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1)}
+	door := &doorkeeper{users: userTable(s.password, o.ConsumerPasswords, o.AdminPasswords)}
+	opts.CustomClientAuthentication = door
+	if s.ns, err = server.NewServer(opts); err != nil {
+		return nil, fmt.Errorf("make the NATS server: %w", err)
+	}
+	door.account = s.ns.LookupAccount
+	s.ns.SetLoggerV2(logs, false, false, false)
+	if err := s.start(logs, o); err != nil {
+		s.Shutdown()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) start(logs *serverLog, o ServerOptions) error {
+	s.ns.Start()
+	ready := make(chan bool, 1)
+	go func() { ready <- s.ns.ReadyForConnections(startTimeout) }()
+	select {
+	case ok := <-ready:
+		select {
+		case text := <-logs.fatal:
+			return fmt.Errorf("start the NATS server on %q in %s: %s", o.Listen, o.Dir, text)
+		default:
+		}
+		if !ok {
+			return fmt.Errorf("the NATS server on %q was not ready within %s", o.Listen, startTimeout)
+		}
+	case text := <-logs.fatal:
+		s.ns.Shutdown()
+		<-ready
+		return fmt.Errorf("start the NATS server on %q in %s: %s", o.Listen, o.Dir, text)
+	}
+	if !s.ns.JetStreamEnabled() {
+		return fmt.Errorf("JetStream did not start in %s", o.Dir)
+	}
+	var err error
+	if s.gateConn, err = s.Connect("grout gate"); err != nil {
+		return err
+	}
+	s.gate, err = ServeGate(s.gateConn)
+	return err
+}
+
+func serverOptions(o ServerOptions) (*server.Options, error) {
+	if o.Dir == "" {
+		return nil, errors.New("the NATS server needs a store directory")
+	}
+	opts := &server.Options{}
+	if err := opts.ProcessConfigString(accountsConfig); err != nil {
+		return nil, fmt.Errorf("read the accounts: %w", err)
+	}
+	opts.ServerName = "grout"
+	opts.NoSigs, opts.NoLog = true, true
+	opts.DisableJetStreamBanner = true
+	opts.JetStream, opts.StoreDir = true, o.Dir
+	opts.SyncAlways = true
+	opts.JetStreamMaxMemory = maxJSMemory
+	if opts.JetStreamMaxStore = o.MaxStore; o.MaxStore == 0 {
+		opts.JetStreamMaxStore = defaultStore
+	}
+	opts.MaxPayload, opts.MaxControlLine = maxPayload, maxControlLine
+	opts.MaxConn, opts.MaxSubs, opts.MaxPending = maxConnections, 4096, maxPending
+	opts.WriteDeadline = 10 * time.Second
+	opts.PingInterval, opts.MaxPingsOut = 30*time.Second, 3
+	opts.AuthTimeout = 2
+	if o.Listen == "" {
+		opts.DontListen = true
+		return opts, nil
+	}
+	host, port, err := net.SplitHostPort(o.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("the NATS address %q is not host:port: %w", o.Listen, err)
+	}
+	opts.Host = host
+	if opts.Port, err = strconv.Atoi(port); err != nil || opts.Port < 0 || opts.Port > 65535 {
+		return nil, fmt.Errorf("the NATS address %q has no usable port", o.Listen)
+	}
+	if opts.Port == 0 {
+		opts.Port = server.RANDOM_PORT
+	}
+	return opts, nil
+}
+
+// Connect makes an in-process connection in account GROUT, as grout itself. It
+// does not come back after Shutdown.
+func (s *Server) Connect(name string) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(s.ns), nats.Name(name),
+		nats.UserInfo(userGrout, s.password), nats.MaxReconnects(20), nats.ReconnectWait(50*time.Millisecond),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			s.log.Warn("bus connection", "connection", name, "subject", subject, "error", err)
+		}))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	return nc, nil
+}
+
+// ClientURL is where other programs connect; empty when the server does not listen.
+func (s *Server) ClientURL() string {
+	if !s.listens {
+		return ""
+	}
+	return s.ns.ClientURL()
+}
+
+// Shutdown stops the server and waits until it is down.
+func (s *Server) Shutdown() {
+	s.down.Do(func() {
+		if s.gate != nil {
+			s.gate.Close()
+		}
+		if s.gateConn != nil {
+			s.gateConn.Close()
+		}
+		s.ns.Shutdown()
+		s.ns.WaitForShutdown()
+	})
+}
+
+// serverLog passes the server's warnings and errors on. A fatal error is kept for
+// StartServer, which returns it; the default would end the process.
+type serverLog struct {
+	log   *slog.Logger
+	fatal chan string
+}
+
+func (l *serverLog) Noticef(string, ...any) {}
+func (l *serverLog) Debugf(string, ...any)  {}
+func (l *serverLog) Tracef(string, ...any)  {}
+
+func (l *serverLog) Warnf(format string, args ...any)  { l.write(slog.LevelWarn, format, args) }
+func (l *serverLog) Errorf(format string, args ...any) { l.write(slog.LevelError, format, args) }
+
+func (l *serverLog) Fatalf(format string, args ...any) {
+	select {
+	case l.fatal <- fmt.Sprintf(format, args...):
+	default:
+		l.write(slog.LevelError, format, args)
+	}
+}
+
+func (l *serverLog) write(level slog.Level, format string, args []any) {
+	l.log.Log(context.Background(), level, strings.TrimSpace(fmt.Sprintf(format, args...)), "part", "nats")
+}

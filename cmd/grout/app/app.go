@@ -1,0 +1,252 @@
+// Package app wires the parts of grout together by hand: which part gets what is
+// all in this file. It may import everything.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"grout/bus"
+	"grout/handlers"
+	"grout/handlers/httpapi"
+	"grout/schemas"
+	"grout/store"
+)
+
+// How long a stop waits for requests that are being answered.
+const drainLimit = 20 * time.Second
+
+// Run serves until ctx ends, then stops in the direction of the flow: HTTP,
+// publishers, apply loops, relays, bus, store.
+func Run(ctx context.Context, cfg Config, out io.Writer) error {
+	started := time.Now()
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if err := LoadSecrets(&cfg); err != nil {
+		return err
+	}
+	logger := newLogger(os.Stderr, cfg)
+	listener, err := net.Listen("tcp", cfg.HTTPAddr)
+	if err != nil {
+		return fmt.Errorf("listen for HTTP: %w (choose another address with MOZAIKS_HTTP_ADDR or PORT)", err)
+	}
+	defer listener.Close()
+
+	n, err := newNode(ctx, cfg, logger)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	api := httpapi.New(n.apiOptions(listener))
+	server := api.HTTPServer()
+
+	failed := make(chan error, 1)
+	relays := startStage(failed)
+	loops := startStage(failed)
+	publishers := startStage(failed)
+	for _, p := range n.partitions {
+		for _, r := range p.relays {
+			relays.run(r.Run)
+		}
+		loops.run(p.loop.Run)
+		publishers.run(p.publisher.Run)
+	}
+	web := startStage(failed)
+	web.run(func(context.Context) error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	if err := n.awaitReady(ctx, failed); err == nil {
+		n.announce(out, listener.Addr(), time.Since(started))
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+			failed <- err
+		}
+	}
+
+	logger.Info("stopping")
+	api.StopAccepting()
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		logger.Warn("requests were cut off; their senders will repeat them", "error", err)
+		_ = server.Close()
+	}
+	web.stop()
+	publishers.stop()
+	loops.stop()
+	relays.stop()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		logger.Info("stopped")
+		return nil
+	}
+}
+
+// node is everything that runs in this process.
+type node struct {
+	cfg        Config
+	logger     *slog.Logger
+	name       string
+	server     *bus.Server
+	conn       *nats.Conn
+	bus        *bus.Bus
+	replies    *bus.Replies
+	partitions []*partition
+	registry   *prometheus.Registry
+}
+
+// partition owns the state of the apps that fall to it: a store, the loop that
+// applies their commands, the publisher that brings commands in and the relays
+// that carry facts out. A process may hold many.
+type partition struct {
+	number    int
+	store     *store.Store
+	source    *bus.Source
+	loop      *handlers.Loop
+	publisher *bus.Publisher
+	relays    map[string]*bus.Relay // by destination
+}
+
+func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, logger: logger, name: nuid.Next(), registry: prometheus.NewRegistry()}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	fault := faultHook()
+	n.server, err = bus.StartServer(bus.ServerOptions{
+		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
+		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
+		MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if n.conn, err = n.server.Connect("grout-" + n.name); err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	n.bus, err = bus.Open(ctx, n.conn, bus.Config{
+		Partitions: cfg.Partitions, Replicas: 1,
+		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
+		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
+		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if n.replies, err = n.bus.NewReplies(n.name); err != nil {
+		return nil, err
+	}
+	for number := range cfg.Partitions {
+		p, err := n.newPartition(number, fault)
+		if err != nil {
+			return nil, err
+		}
+		n.partitions = append(n.partitions, p)
+	}
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(n))
+	return n, nil
+}
+
+// streamSlack is what JetStream may take beyond the limits of the streams, for
+// indexes and consumers.
+const streamSlack = 256 << 20
+
+// storePath is the file of a partition.
+func storePath(dataDir string, number int) string {
+	return filepath.Join(dataDir, "store", fmt.Sprintf("partition-%03d.db", number))
+}
+
+func (n *node) newPartition(number int, fault func(string)) (*partition, error) {
+	s, err := store.Open(storePath(n.cfg.DataDir, number), store.Options{
+		Partition: number, Partitions: n.cfg.Partitions, FoldEvery: n.cfg.FoldEvery, Fault: fault,
+	})
+	if err != nil {
+		return nil, err
+	}
+	logger := n.logger.With("partition", number)
+	p := &partition{number: number, store: s, source: n.bus.NewSource(number), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
+	p.loop = handlers.NewLoop(handlers.LoopOptions{
+		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
+		Reply: n.bus.Reply, Logger: logger, Fault: fault,
+	})
+	p.relays = map[string]*bus.Relay{}
+	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
+		p.relays[dest] = n.bus.NewRelay(dest, number, s, bus.RelayOptions{Epoch: s.Epoch(), Logger: logger})
+	}
+	return p, nil
+}
+
+func (n *node) apiOptions(listener net.Listener) httpapi.Options {
+	return httpapi.Options{
+		AppID: n.cfg.AppID, AppTier: n.cfg.AppTier, AppName: n.cfg.AppName,
+		Port: func() int {
+			_, port, _ := net.SplitHostPort(listener.Addr().String())
+			number, _ := strconv.Atoi(port)
+			return number
+		},
+		InternalKeys: n.cfg.InternalKeys.Values, ServiceKeys: n.cfg.ServiceKeys.Values,
+		Partitions: n.cfg.Partitions, MaxBodyBytes: n.cfg.MaxBodyBytes, WaitLimit: n.cfg.WaitLimit, Version: Version(),
+		Commands: (*commands)(n), Reads: (*reads)(n), Health: (*health)(n),
+		Logger: n.logger, Registry: n.registry, Now: time.Now, Fault: faultHook(),
+	}
+}
+
+func (n *node) close() {
+	for _, p := range n.partitions {
+		p.source.Close()
+		if err := p.store.Close(); err != nil {
+			n.logger.Error("close store", "error", err)
+		}
+	}
+	if n.replies != nil {
+		n.replies.Close()
+	}
+	if n.conn != nil {
+		n.conn.Close()
+	}
+	if n.server != nil {
+		n.server.Shutdown()
+	}
+}
+
+// awaitReady waits until every partition applies its stream.
+func (n *node) awaitReady(ctx context.Context, failed chan error) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ok, _ := (*health)(n).Ready(); ok {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-failed:
+			failed <- err
+			return err
+		}
+	}
+}

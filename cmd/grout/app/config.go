@@ -1,0 +1,542 @@
+package app
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+
+	"grout/schemas"
+)
+
+// Production is the value of ENV that turns generated secrets off (contract §3).
+const Production = "production"
+
+// DefaultConfigFile is read when it lies in the working directory and no other
+// file is named.
+const DefaultConfigFile = "grout.yaml"
+
+// Config is every setting of grout, read and parsed. Load makes one, Validate
+// judges the settings against each other, LoadSecrets completes the secrets.
+type Config struct {
+	DataDir    string
+	HTTPAddr   string
+	NATSURL    string // empty: the embedded server
+	NATSListen string // empty: the embedded server listens nowhere
+	Env        string // as given; see InProduction
+	AppID      string
+	AppTier    string
+	AppName    string
+	LogFormat  string // text or json
+	LogLevel   string // debug, info, warn or error
+
+	InternalKeys      Secret
+	ServiceKeys       Secret
+	ConsumerPasswords Secret
+	AdminPasswords    Secret
+
+	Partitions       int
+	MaxBodyBytes     int64 // of a request as sent
+	MaxUnpackedBytes int64 // of a request after decompression
+	CommandBytes     int64 // of MOZAIKS_CMD
+	FactBytes        int64 // of MOZAIKS_EVT
+	DeadLetterBytes  int64 // of MOZAIKS_DLQ
+	WaitLimit        time.Duration
+	DuplicateWindow  time.Duration
+	FoldEvery        int // applied events
+
+	origins map[string]string
+}
+
+// InProduction says whether ENV is production, in whatever case it is written.
+func (c *Config) InProduction() bool { return strings.EqualFold(strings.TrimSpace(c.Env), Production) }
+
+// setting is one row of the table: its flag is the key with dashes. Secrets have
+// a table of their own, for they have neither flag nor key.
+type setting struct {
+	key   string
+	env   string
+	def   string
+	help  string
+	empty bool // an empty value means something and is not the same as none
+	value value
+}
+
+// value connects the text of a setting with its field.
+type value struct {
+	set    func(c *Config, text string) error
+	show   func(c *Config) string
+	number bool // an unquoted number is fine in the file
+}
+
+func (s *setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
+
+const (
+	kib = int64(1) << 10
+	mib = int64(1) << 20
+	gib = int64(1) << 30
+	tib = int64(1) << 40
+)
+
+var settings = []setting{
+	{"data_dir", "MOZAIKS_DATA_DIR", "./data", "directory that holds everything grout keeps", false, text(func(c *Config) *string { return &c.DataDir }, anyText)},
+	{"http_addr", "MOZAIKS_HTTP_ADDR", "127.0.0.1:8080", "address of the HTTP API; PORT sets just its port", false, text(func(c *Config) *string { return &c.HTTPAddr }, hostPort)},
+	{"nats_url", "NATS_URL", "", "external NATS cluster (not available yet; empty is the embedded server)", true, text(func(c *Config) *string { return &c.NATSURL }, anyText)},
+	{"nats_listen", "MOZAIKS_NATS_LISTEN", "127.0.0.1:4222", "address of the embedded NATS server; empty does not listen", true, text(func(c *Config) *string { return &c.NATSListen }, hostPort)},
+	{"env", "ENV", "", "production, or any other name for development", false, text(func(c *Config) *string { return &c.Env }, anyText)},
+	{"app_id", "MOZAIKS_APP_ID", "dev_app", "app this instance belongs to; has no default in production", false, text(func(c *Config) *string { return &c.AppID }, chars(schemas.MaxIDChars))},
+	{"app_tier", "APP_TIER", "free", "tier of the app", false, text(func(c *Config) *string { return &c.AppTier }, chars(schemas.MaxIDChars))},
+	{"app_name", "APP_NAME", "grout", "name of the app", false, text(func(c *Config) *string { return &c.AppName }, chars(schemas.MaxNameChars))},
+	{"log_format", "MOZAIKS_LOG_FORMAT", "text", "text or json", false, text(func(c *Config) *string { return &c.LogFormat }, oneOf("text", "json"))},
+	{"log_level", "MOZAIKS_LOG_LEVEL", "info", "debug, info, warn or error", false, text(func(c *Config) *string { return &c.LogLevel }, oneOf("debug", "info", "warn", "error"))},
+	{"partitions", "MOZAIKS_PARTITIONS", "1", "partitions of the state; fixed once the data directory exists", false, count(func(c *Config) *int { return &c.Partitions }, 1, 64)},
+	{"max_body_bytes", "MOZAIKS_MAX_BODY_BYTES", "16MiB", "largest request body as sent", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes }, kib, gib)},
+	{"max_unpacked_bytes", "MOZAIKS_MAX_UNPACKED_BYTES", "64MiB", "largest request body after decompression", false, size(func(c *Config) *int64 { return &c.MaxUnpackedBytes }, kib, 4*gib)},
+	{"command_max_bytes", "MOZAIKS_COMMAND_MAX_BYTES", "8GiB", "disk the command stream may use", false, size(func(c *Config) *int64 { return &c.CommandBytes }, 16*mib, 1024*tib)},
+	{"fact_max_bytes", "MOZAIKS_FACT_MAX_BYTES", "4GiB", "disk the fact stream may use; the oldest facts go first", false, size(func(c *Config) *int64 { return &c.FactBytes }, 16*mib, 1024*tib)},
+	{"dead_letter_max_bytes", "MOZAIKS_DEAD_LETTER_MAX_BYTES", "256MiB", "disk the dead letters may use; the oldest go first", false, size(func(c *Config) *int64 { return &c.DeadLetterBytes }, 16*mib, 1024*tib)},
+	{"wait_limit", "MOZAIKS_WAIT_LIMIT", "10s", "how long an ingest request waits to be applied before it is answered 202", false, duration(func(c *Config) *time.Duration { return &c.WaitLimit }, time.Millisecond, 10*time.Minute)},
+	{"duplicate_window", "MOZAIKS_DUPLICATE_WINDOW", "100ms", "duplicate window of the streams; grout's own ids do not need it", false, duration(func(c *Config) *time.Duration { return &c.DuplicateWindow }, 100*time.Millisecond, time.Hour)},
+	{"fold_every", "MOZAIKS_FOLD_EVERY", "250000", "applied events after which sums in memory are folded into the store", false, count(func(c *Config) *int { return &c.FoldEvery }, 1, 1_000_000)},
+}
+
+// Variables that are read without a row of their own.
+const (
+	envConfigFile = "MOZAIKS_CONFIG"
+	envPort       = "PORT"
+	flagConfig    = "config"
+)
+
+// AddFlags declares --config and the flags of the named settings, or of all of
+// them when none is named. Secrets have no flags.
+func AddFlags(flags *pflag.FlagSet, keys ...string) {
+	flags.String(flagConfig, "", "settings file (env "+envConfigFile+"; ./"+DefaultConfigFile+" is read when it is there)")
+	for i := range settings {
+		s := &settings[i]
+		if len(keys) == 0 || slices.Contains(keys, s.key) {
+			flags.String(s.flag(), s.def, s.help+" (env "+s.env+")")
+		}
+	}
+}
+
+// DefaultConfig is the configuration of an empty environment without a file.
+func DefaultConfig() Config {
+	c := Config{origins: map[string]string{}}
+	for i := range settings {
+		s := &settings[i]
+		if err := s.value.set(&c, s.def); err != nil {
+			panic(fmt.Sprintf("default of %s: %v", s.key, err))
+		}
+		c.origins[s.key] = "default"
+	}
+	return c
+}
+
+// Load reads flags, environment and file, in this order of precedence, on top of
+// the defaults. Warnings are for people: settings that look misspelt.
+func Load(flags *pflag.FlagSet, environ []string) (c Config, warnings []string, err error) {
+	vars := map[string]string{}
+	for _, kv := range environ {
+		name, text, _ := strings.Cut(kv, "=")
+		vars[name] = text
+	}
+	path, must := DefaultConfigFile, false
+	if p := vars[envConfigFile]; p != "" {
+		path, must = p, true
+	}
+	if f := flags.Lookup(flagConfig); f != nil && f.Changed {
+		path, must = f.Value.String(), true
+	}
+	file, err := fileLayer(path, must)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	layers := []layer{flagLayer(flags), envLayer(vars), file}
+
+	c = DefaultConfig()
+	for i := range settings {
+		s := &settings[i]
+		for _, l := range layers {
+			if !l.values.Exists(s.key) {
+				continue
+			}
+			c.origins[s.key] = l.origin(s)
+			if err := l.set(&c, s); err != nil {
+				return Config{}, nil, fmt.Errorf("%s: %w", c.origins[s.key], err)
+			}
+			break
+		}
+	}
+	if err := c.applyPort(vars[envPort]); err != nil {
+		return Config{}, nil, err
+	}
+	for i := range secrets {
+		if t, ok := vars[secrets[i].env]; ok {
+			*secrets[i].field(&c) = parseSecret(t)
+		}
+	}
+	return c, append(c.warnings(), unknownVariables(vars)...), nil
+}
+
+// applyPort puts PORT into the HTTP address unless a flag has named the address.
+func (c *Config) applyPort(port string) error {
+	if port == "" || strings.HasPrefix(c.origins["http_addr"], "flag") {
+		return nil
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%s: %q is not a port; use a number from 1 to 65535", origin("environment", envPort), port)
+	}
+	host, _, err := net.SplitHostPort(c.HTTPAddr)
+	if err != nil {
+		return fmt.Errorf("http_addr %q: %w", c.HTTPAddr, err)
+	}
+	c.HTTPAddr = net.JoinHostPort(host, port)
+	c.origins["http_addr"] += ", port from " + origin("environment", envPort)
+	return nil
+}
+
+func (c *Config) warnings() []string {
+	if e := strings.ToLower(c.Env); e == "prod" || e == "live" {
+		return []string{fmt.Sprintf("%s: %q is taken as development; write %s to have it treated as production", c.origin("env"), c.Env, Production)}
+	}
+	return nil
+}
+
+// Validate judges what no setting can judge alone.
+func (c *Config) Validate() error {
+	if c.NATSURL != "" {
+		return fmt.Errorf("%s: external NATS clusters come in a later release; leave it empty to use the embedded server", c.origin("nats_url"))
+	}
+	if c.InProduction() && (c.AppID == "" || c.origins["app_id"] == "default") {
+		return errors.New("ENV=production needs an app id; set MOZAIKS_APP_ID")
+	}
+	if c.MaxUnpackedBytes < c.MaxBodyBytes {
+		return fmt.Errorf("%s: %s is less than the %s of max_body_bytes; raise it or lower max_body_bytes",
+			c.origin("max_unpacked_bytes"), formatSize(c.MaxUnpackedBytes), formatSize(c.MaxBodyBytes))
+	}
+	if c.Env != "" {
+		return nil
+	}
+	for _, a := range []struct{ key, addr string }{{"http_addr", c.HTTPAddr}, {"nats_listen", c.NATSListen}} {
+		if a.addr != "" && !isLoopback(a.addr) {
+			return fmt.Errorf("%s: %s can be reached from other machines; use 127.0.0.1, or say where this runs by setting ENV (ENV=production, or any other name)",
+				c.origin(a.key), a.addr)
+		}
+	}
+	return nil
+}
+
+func (c *Config) origin(key string) string { return cmp.Or(c.origins[key], key) }
+
+func isLoopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
+// Shown is a setting as `grout config show` prints it.
+type Shown struct {
+	Name   string `json:"name"`
+	Env    string `json:"env"`
+	Value  string `json:"value"`
+	Origin string `json:"origin"`
+}
+
+// Show lists every setting with its value and where that came from. What a
+// secret is worth is never in it.
+func (c *Config) Show() []Shown {
+	shown := make([]Shown, 0, len(settings)+len(secrets))
+	for i := range settings {
+		s := &settings[i]
+		shown = append(shown, Shown{Name: s.key, Env: s.env, Value: s.value.show(c), Origin: c.origin(s.key)})
+	}
+	for i := range secrets {
+		shown = append(shown, secrets[i].show(c))
+	}
+	return shown
+}
+
+// layer is one place settings come from; the first layer that has one wins.
+type layer struct {
+	values *koanf.Koanf
+	origin func(s *setting) string
+}
+
+func newLayer(values map[string]any, origin func(*setting) string) layer {
+	k := koanf.New("\x00") // no key is a path
+	// A map in memory cannot fail to load.
+	_ = k.Load(confmap.Provider(values, ""), nil)
+	return layer{k, origin}
+}
+
+func (l layer) set(c *Config, s *setting) error {
+	switch v := l.values.Get(s.key).(type) {
+	case nil:
+		return errors.New(`has no value; give one, or "" for the empty text`)
+	case string:
+		if v == "" && !s.empty {
+			return errors.New("is empty; give a value or leave it out")
+		}
+		return s.value.set(c, v)
+	case int, int64, uint64:
+		if !s.value.number {
+			return errors.New("is a number where text belongs; put it in quotes")
+		}
+		return s.value.set(c, fmt.Sprint(v))
+	default:
+		return fmt.Errorf("has a value of the wrong kind (%T); put it in quotes", v)
+	}
+}
+
+func origin(place, name string) string { return place + " " + name }
+
+func flagLayer(flags *pflag.FlagSet) layer {
+	values := map[string]any{}
+	for i := range settings {
+		s := &settings[i]
+		if f := flags.Lookup(s.flag()); f != nil && f.Changed {
+			values[s.key] = f.Value.String()
+		}
+	}
+	return newLayer(values, func(s *setting) string { return origin("flag", "--"+s.flag()) })
+}
+
+func envLayer(vars map[string]string) layer {
+	values := map[string]any{}
+	for i := range settings {
+		s := &settings[i]
+		if t, ok := vars[s.env]; ok && (t != "" || s.empty) {
+			values[s.key] = t
+		}
+	}
+	return newLayer(values, func(s *setting) string { return origin("environment", s.env) })
+}
+
+func fileLayer(path string, must bool) (layer, error) {
+	from := func(s *setting) string { return path + ": " + s.key }
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !must {
+		return newLayer(nil, from), nil
+	}
+	if err != nil {
+		return layer{}, fmt.Errorf("read settings file: %w", err)
+	}
+	k := koanf.New("\x00")
+	if err := k.Load(rawbytes.Provider(text), yaml.Parser()); err != nil {
+		return layer{}, fmt.Errorf("settings file %s: %w", path, err)
+	}
+	known := make([]string, 0, len(settings))
+	for i := range settings {
+		known = append(known, settings[i].key)
+	}
+	for _, key := range slices.Sorted(maps.Keys(k.Raw())) {
+		if slices.Contains(known, key) {
+			continue
+		}
+		for i := range secrets {
+			if s := &secrets[i]; strings.EqualFold(s.env, key) || strings.EqualFold(s.key(), key) {
+				return layer{}, fmt.Errorf("%s: %s is a secret and does not belong in the settings file; set %s in the environment", path, key, s.env)
+			}
+		}
+		return layer{}, fmt.Errorf("%s: unknown setting %q%s", path, key, suggest(key, known))
+	}
+	return layer{k, from}, nil
+}
+
+// unknownVariables warns of MOZAIKS_ variables that nothing reads.
+func unknownVariables(vars map[string]string) (warnings []string) {
+	known := []string{envConfigFile}
+	for i := range settings {
+		known = append(known, settings[i].env)
+	}
+	for i := range secrets {
+		known = append(known, secrets[i].env)
+	}
+	for name := range vars {
+		if strings.HasPrefix(name, "MOZAIKS_") && !slices.Contains(known, name) {
+			warnings = append(warnings, fmt.Sprintf("environment %s is not a setting of this version%s", name, suggest(name, known)))
+		}
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// suggest names the nearest known name when it is near enough to be meant.
+func suggest(name string, known []string) string {
+	best, least := "", len(name)/3+2
+	for _, k := range known {
+		if d := editDistance(strings.ToLower(name), strings.ToLower(k)); d < least {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %s?)", best)
+}
+
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := diagonal
+			if a[i] != b[j] {
+				d = 1 + min(diagonal, row[j], row[j+1])
+			}
+			diagonal, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
+}
+
+func text(field func(*Config) *string, check func(string) error) value {
+	return value{
+		set: func(c *Config, t string) error {
+			*field(c) = t
+			return check(t)
+		},
+		show: func(c *Config) string { return *field(c) },
+	}
+}
+
+func anyText(string) error { return nil }
+
+func hostPort(t string) error {
+	if t == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(t)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not an address; write host:port, such as 127.0.0.1:8080", t)
+	}
+	return nil
+}
+
+func chars(most int) func(string) error {
+	return func(t string) error {
+		if n := utf8.RuneCountInString(t); n < 1 || n > most || !utf8.ValidString(t) {
+			return fmt.Errorf("must be UTF-8 text of 1 to %d characters", most)
+		}
+		return nil
+	}
+}
+
+func oneOf(choices ...string) func(string) error {
+	return func(t string) error {
+		if slices.Contains(choices, t) {
+			return nil
+		}
+		return fmt.Errorf("%q is not one of %s", t, strings.Join(choices, ", "))
+	}
+}
+
+func count(field func(*Config) *int, least, most int) value {
+	return value{
+		number: true,
+		set: func(c *Config, t string) error {
+			n, err := strconv.Atoi(t)
+			if err != nil || n < least || n > most {
+				return fmt.Errorf("%q is not a whole number from %d to %d", t, least, most)
+			}
+			*field(c) = n
+			return nil
+		},
+		show: func(c *Config) string { return strconv.Itoa(*field(c)) },
+	}
+}
+
+func size(field func(*Config) *int64, least, most int64) value {
+	return value{
+		number: true,
+		set: func(c *Config, t string) error {
+			n, err := parseSize(t)
+			if err != nil {
+				return err
+			}
+			if n < least || n > most {
+				return fmt.Errorf("%s is not between %s and %s", t, formatSize(least), formatSize(most))
+			}
+			*field(c) = n
+			return nil
+		},
+		show: func(c *Config) string { return formatSize(*field(c)) },
+	}
+}
+
+func duration(field func(*Config) *time.Duration, least, most time.Duration) value {
+	return value{
+		set: func(c *Config, t string) error {
+			d, err := time.ParseDuration(t)
+			if err != nil || d < least || d > most {
+				return fmt.Errorf("%q is not a duration from %s to %s; write it as 500ms, 10s or 1m", t, least, most)
+			}
+			*field(c) = d
+			return nil
+		},
+		show: func(c *Config) string { return field(c).String() },
+	}
+}
+
+var sizeUnits = []struct {
+	suffix string
+	bytes  int64
+}{
+	{"TiB", tib},
+	{"GiB", gib},
+	{"MiB", mib},
+	{"KiB", kib},
+	{"TB", 1e12},
+	{"GB", 1e9},
+	{"MB", 1e6},
+	{"KB", 1e3},
+	{"B", 1},
+}
+
+func parseSize(t string) (int64, error) {
+	digits, unit := strings.TrimSpace(t), int64(1)
+	for _, u := range sizeUnits {
+		if n := len(digits) - len(u.suffix); n >= 0 && strings.EqualFold(digits[n:], u.suffix) {
+			digits, unit = strings.TrimSpace(digits[:n]), u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || int64(n) > (1<<63-1)/unit {
+		return 0, fmt.Errorf("%q is not a size; write it as 8GiB, 256MiB or a number of bytes", t)
+	}
+	return int64(n) * unit, nil
+}
+
+func formatSize(n int64) string {
+	for _, u := range sizeUnits[:4] {
+		if n != 0 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(n, 10) + "B"
+}

@@ -1,0 +1,72 @@
+package app
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collector tells Prometheus what the partitions have done.
+type collector node
+
+var (
+	byPartition = []string{"partition"}
+	descs       = struct {
+		applied, transactions, events, commit, backlog, queue, queueBytes *prometheus.Desc
+		outbox, facts, batches, relayErrors, ids, idBytes, file, sequence *prometheus.Desc
+	}{
+		applied:      prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
+		transactions: prometheus.NewDesc("grout_store_transactions_total", "Transactions committed since the start.", byPartition, nil),
+		events:       prometheus.NewDesc("grout_usage_events_total", "Usage events counted since the start.", byPartition, nil),
+		commit:       prometheus.NewDesc("grout_store_commit_seconds_total", "Time spent in commits since the start.", byPartition, nil),
+		backlog:      prometheus.NewDesc("grout_apply_backlog_messages", "Command groups in the stream that are not applied yet.", byPartition, nil),
+		queue:        prometheus.NewDesc("grout_accept_queue_commands", "Commands that wait for the stream.", byPartition, nil),
+		queueBytes:   prometheus.NewDesc("grout_accept_queue_bytes", "Bytes of commands that wait for the stream.", byPartition, nil),
+		outbox:       prometheus.NewDesc("grout_outbox_rows", "Rows of facts that wait to be published.", []string{"partition", "destination"}, nil),
+		facts:        prometheus.NewDesc("grout_relay_facts_total", "Facts published since the start.", []string{"partition", "destination"}, nil),
+		batches:      prometheus.NewDesc("grout_relay_batches_total", "Atomic batches published since the start.", []string{"partition", "destination"}, nil),
+		relayErrors:  prometheus.NewDesc("grout_relay_errors_total", "Failed tries to publish since the start.", []string{"partition", "destination"}, nil),
+		ids:          prometheus.NewDesc("grout_ids", "Identities that are remembered.", byPartition, nil),
+		idBytes:      prometheus.NewDesc("grout_id_table_bytes", "Memory of the table of identities.", byPartition, nil),
+		file:         prometheus.NewDesc("grout_store_file_bytes", "Size of the store's file.", byPartition, nil),
+		sequence:     prometheus.NewDesc("grout_applied_stream_sequence", "Stream sequence of the last applied group.", byPartition, nil),
+	}
+)
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	for _, p := range c.partitions {
+		label := strconv.Itoa(p.number)
+		counter := func(d *prometheus.Desc, v float64, more ...string) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, append([]string{label}, more...)...)
+		}
+		gauge := func(d *prometheus.Desc, v float64, more ...string) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, append([]string{label}, more...)...)
+		}
+		st := p.store.Stats()
+		messages, _ := p.backlog()
+		queued, bytes := p.publisher.QueueDepth()
+		counter(descs.applied, float64(p.loop.Applied()))
+		counter(descs.transactions, float64(st.Transactions))
+		counter(descs.events, float64(st.Events))
+		counter(descs.commit, st.CommitSeconds)
+		gauge(descs.backlog, float64(messages))
+		gauge(descs.queue, float64(queued))
+		gauge(descs.queueBytes, float64(bytes))
+		gauge(descs.ids, float64(st.IDs))
+		gauge(descs.idBytes, float64(st.IDBytes))
+		gauge(descs.file, float64(st.FileBytes))
+		gauge(descs.sequence, float64(p.store.Checkpoint().Seq))
+		gauge(descs.outbox, float64(st.FactRows), "evt")
+		gauge(descs.outbox, float64(st.DeadLetterRows), "dlq")
+		for dest, r := range p.relays {
+			rs := r.Stats()
+			counter(descs.facts, float64(rs.Facts), dest)
+			counter(descs.batches, float64(rs.Batches), dest)
+			counter(descs.relayErrors, float64(rs.Errors), dest)
+		}
+	}
+}

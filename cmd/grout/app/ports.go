@@ -1,0 +1,124 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"grout/bus"
+	"grout/handlers/httpapi"
+	"grout/schemas"
+)
+
+// Bounds of what may wait before commands are refused and /ready turns red.
+const (
+	maxBacklogMessages = 2000
+	maxOutboxRows      = 200_000
+)
+
+// backlog is what a partition still has to apply and to publish.
+func (p *partition) backlog() (messages, rows int64) {
+	messages = max(int64(p.source.Pending()), p.publisher.Acked()-p.loop.Applied(), 0)
+	st := p.store.Stats()
+	return messages, st.FactRows + st.DeadLetterRows
+}
+
+func (p *partition) behind() string {
+	messages, rows := p.backlog()
+	switch {
+	case messages > maxBacklogMessages:
+		return fmt.Sprintf("partition %d has %d groups of commands to apply", p.number, messages)
+	case rows > maxOutboxRows:
+		return fmt.Sprintf("partition %d has %d rows of facts to publish", p.number, rows)
+	}
+	return ""
+}
+
+// commands takes commands for httpapi.
+type commands node
+
+func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, error) {
+	p := c.partitions[number]
+	if why := p.behind(); why != "" {
+		return nil, fmt.Errorf("%w: %s", httpapi.ErrBusy, why)
+	}
+	pending, err := p.publisher.Submit(f)
+	if errors.Is(err, bus.ErrBusy) {
+		return nil, fmt.Errorf("%w: %w", httpapi.ErrBusy, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return (*pendingCommand)(pending), nil
+}
+
+type pendingCommand bus.Pending
+
+func (p *pendingCommand) Stored(ctx context.Context) (httpapi.Receipt, error) {
+	r, err := (*bus.Pending)(p).Stored(ctx)
+	return httpapi.Receipt(r), err
+}
+
+func (p *pendingCommand) Wait(ctx context.Context) (httpapi.Receipt, error) {
+	r, err := (*bus.Pending)(p).Wait(ctx)
+	return httpapi.Receipt(r), err
+}
+
+// reads answers httpapi from the partition that an app belongs to.
+type reads node
+
+func (r *reads) of(app string) *partition {
+	return r.partitions[schemas.PartitionOf(app, len(r.partitions))]
+}
+
+func (r *reads) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error) {
+	return r.of(q.AppID).store.Usage(ctx, q)
+}
+
+func (r *reads) BatchByID(ctx context.Context, app, batchID string) (schemas.BatchStatus, bool, error) {
+	return r.of(app).store.BatchOfApp(ctx, app, batchID)
+}
+
+func (r *reads) BatchByRef(ctx context.Context, refs []schemas.CommandRef) (schemas.BatchStatus, bool, error) {
+	var sum schemas.BatchStatus
+	for i, ref := range refs {
+		if err := ctx.Err(); err != nil {
+			return sum, false, err
+		}
+		if ref.Partition < 0 || ref.Partition >= len(r.partitions) {
+			return sum, false, nil
+		}
+		st, found, err := r.partitions[ref.Partition].store.BatchAt(ref.Seq, ref.Index)
+		if err != nil || !found {
+			return sum, false, err
+		}
+		if i == 0 {
+			sum = st
+			continue
+		}
+		if st.Applied && sum.Applied && st.BatchID != sum.BatchID {
+			return sum, false, nil
+		}
+		sum.Applied = sum.Applied && st.Applied
+		sum.Outcome.Merge(&st.Outcome)
+	}
+	return sum, len(refs) > 0, nil
+}
+
+// health tells httpapi whether the node can do its work (contract §2).
+type health node
+
+func (h *health) Ready() (bool, string) {
+	if !h.conn.IsConnected() {
+		return false, "the bus is not connected"
+	}
+	for _, p := range h.partitions {
+		if !p.loop.Running() {
+			return false, fmt.Sprintf("partition %d is not applying commands yet", p.number)
+		}
+		if why := p.behind(); why != "" {
+			return false, why
+		}
+	}
+	return true, ""
+}

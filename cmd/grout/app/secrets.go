@@ -1,0 +1,198 @@
+package app
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Secret is a set of keys or passwords, any of which opens the door. The zero
+// Secret was not set by anybody; LoadSecrets decides what becomes of it.
+type Secret struct {
+	Values    []string
+	Closed    bool   // nothing opens the door
+	Generated bool   // made at this start, so it may be shown, once
+	Path      string // file that keeps it; empty when it came from outside
+}
+
+// String and its relatives keep secrets out of logs and error texts.
+func (Secret) String() string { return "(hidden)" }
+
+// GoString hides the secret from %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue hides the secret from slog.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText hides the secret from JSON.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// InternalKeyFile is the name under which a generated internal key is kept.
+const InternalKeyFile = "internal_api_key"
+
+// secretSetting is one row of the table of secrets. Only the environment gives
+// them: a secret in an argument or a settings file would be seen by others.
+type secretSetting struct {
+	env   string
+	file  string // name under which a generated one is kept
+	field func(*Config) *Secret
+}
+
+var secrets = []secretSetting{
+	{"INTERNAL_API_KEY", InternalKeyFile, func(c *Config) *Secret { return &c.InternalKeys }},
+	{"MOZAIKS_ALLOWED_SERVICE_KEYS", "service_key", func(c *Config) *Secret { return &c.ServiceKeys }},
+	{"MOZAIKS_NATS_CONSUMER_PASSWORD", "nats_consumer_password", func(c *Config) *Secret { return &c.ConsumerPasswords }},
+	{"MOZAIKS_NATS_ADMIN_PASSWORD", "nats_admin_password", func(c *Config) *Secret { return &c.AdminPasswords }},
+}
+
+func (s *secretSetting) key() string {
+	return strings.ToLower(strings.TrimPrefix(s.env, "MOZAIKS_"))
+}
+
+// show describes the secret without giving it away.
+func (s *secretSetting) show(c *Config) Shown {
+	row := Shown{Name: s.key(), Env: s.env, Origin: origin("environment", s.env)}
+	switch v := s.field(c); {
+	case v.Path != "":
+		row.Value, row.Origin = "(hidden)", v.Path
+	case v.Closed:
+		row.Value = "(closed)"
+	case len(v.Values) > 0:
+		row.Value = "(hidden)"
+	case c.InProduction():
+		row.Value, row.Origin = "(not set: closed)", "default"
+	default:
+		row.Value, row.Origin = "(generated)", SecretPath(c.DataDir, s.file)
+	}
+	return row
+}
+
+// parseSecret reads a comma-separated list; one without any entry closes the door.
+func parseSecret(t string) (s Secret) {
+	for v := range strings.SplitSeq(t, ",") {
+		if v = strings.TrimSpace(v); v != "" && !slices.Contains(s.Values, v) {
+			s.Values = append(s.Values, v)
+		}
+	}
+	s.Closed = len(s.Values) == 0
+	return s
+}
+
+// SecretPath is where a generated secret of a data directory is kept.
+func SecretPath(dataDir, name string) string { return filepath.Join(dataDir, "secrets", name) }
+
+// LoadSecrets completes what was not set: outside production with generated
+// secrets, which later starts find again; in production by closing the door
+// (contract §3). It may be called twice.
+func LoadSecrets(c *Config) error {
+	for i := range secrets {
+		s := secrets[i].field(c)
+		switch {
+		case s.Closed || len(s.Values) > 0:
+		case c.InProduction():
+			s.Closed = true
+		default:
+			path := SecretPath(c.DataDir, secrets[i].file)
+			text, generated, err := keepSecret(path)
+			if err != nil {
+				return err
+			}
+			*s = Secret{Values: []string{text}, Generated: generated, Path: path}
+		}
+	}
+	return nil
+}
+
+// ReadSecret reads a secret that an earlier start has generated.
+func ReadSecret(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("read secret: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o077 != 0 {
+		return "", fmt.Errorf("secret %s can be read by others (mode %04o); run: chmod 600 %s", path, mode, path)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read secret: %w", err)
+	}
+	text = bytes.TrimSpace(text)
+	if len(text) == 0 {
+		return "", fmt.Errorf("secret %s is empty; delete the file to have a new one made", path)
+	}
+	return string(text), nil
+}
+
+func keepSecret(path string) (text string, generated bool, err error) {
+	text, err = ReadSecret(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return text, false, err
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", false, fmt.Errorf("make directory for secrets: %w", err)
+	}
+	var raw [32]byte
+	_, _ = rand.Read(raw[:]) // never fails
+	text = base64.RawURLEncoding.EncodeToString(raw[:])
+	err = createFile(path, []byte(text+"\n"))
+	if errors.Is(err, fs.ErrExist) { // another start was faster; its secret holds
+		text, err = ReadSecret(path)
+		return text, false, err
+	}
+	if err != nil {
+		return "", false, fmt.Errorf("keep secret %s: %w", path, err)
+	}
+	return text, true, nil
+}
+
+// createFile makes a file that is there completely and durably, or not at all,
+// and never replaces one.
+func createFile(path string, content []byte) (err error) {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, ignoreMissing(os.Remove(tmp.Name()))) }()
+	_, err = tmp.Write(content)
+	if err == nil {
+		err = tmp.Sync()
+	}
+	if err = errors.Join(err, tmp.Close()); err != nil {
+		return err
+	}
+	// A link refuses to replace; file systems without links get a rename.
+	if err = os.Link(tmp.Name(), path); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err = os.Rename(tmp.Name(), path); err != nil {
+			return err
+		}
+	}
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

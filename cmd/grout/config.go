@@ -1,0 +1,63 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"grout/cmd/grout/app"
+)
+
+func newConfig() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Look at the settings",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newConfigShow())
+	return cmd
+}
+
+func newConfigShow() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show",
+		Short: "Print every setting as serve would see it, without secrets",
+		Args:  cobra.NoArgs,
+	}
+	withOrigin := cmd.Flags().Bool("origin", false, "print where each value came from")
+	format := outputFlag(cmd)
+	app.AddFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+		if err != nil {
+			return err
+		}
+		printWarnings(cmd.ErrOrStderr(), warnings)
+		rows := cfg.Show()
+		if *format == "json" {
+			err = printJSON(cmd.OutOrStdout(), rows)
+		} else {
+			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+			for _, r := range rows {
+				value := r.Value
+				if value == "" {
+					value = `""`
+				}
+				fmt.Fprintf(w, "%s\t%s", r.Name, value)
+				if *withOrigin {
+					fmt.Fprintf(w, "\t%s", r.Origin)
+				}
+				fmt.Fprintln(w)
+			}
+			err = w.Flush()
+		}
+		if err != nil {
+			return fmt.Errorf("print settings: %w", err)
+		}
+		return cfg.Validate()
+	}
+	return cmd
+}

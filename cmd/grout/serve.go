@@ -1,0 +1,41 @@
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"grout/cmd/grout/app"
+)
+
+func newServe() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server until SIGINT or SIGTERM",
+		Long: `Runs the HTTP API, the embedded NATS server and the store in this process until
+SIGINT or SIGTERM, and then stops without losing anything. A second signal ends
+the process at once, which loses nothing either: what was answered is on disk.
+
+Every flag can also be given by the environment variable named beside it, or in
+grout.yaml under the flag's name with underscores. Keys and passwords have no
+flags; they come from INTERNAL_API_KEY, MOZAIKS_ALLOWED_SERVICE_KEYS,
+MOZAIKS_NATS_CONSUMER_PASSWORD and MOZAIKS_NATS_ADMIN_PASSWORD (comma-separated
+while they rotate), and outside production are generated when they are not set.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+			if err != nil {
+				return err
+			}
+			printWarnings(cmd.ErrOrStderr(), warnings)
+			if err := cfg.Validate(); err != nil {
+				return err
+			}
+			ctx, stop := untilInterrupted(cmd.Context())
+			defer stop()
+			return app.Run(ctx, cfg, cmd.OutOrStdout())
+		},
+	}
+	app.AddFlags(cmd.Flags())
+	return cmd
+}

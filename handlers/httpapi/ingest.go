@@ -1,0 +1,232 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"grout/schemas"
+)
+
+// commandSource is the CloudEvents source of what HTTP accepts.
+const commandSource = "//mozaiks.ai/grout/http"
+
+// ingest serves POST /api/usage/ingest (contract §7): read, split by partition,
+// submit, wait, answer.
+func (s *Server) ingest(c echo.Context) error {
+	r := c.Request()
+	if err := checkMediaType(r.Header); err != nil {
+		return err
+	}
+	body, err := s.readBody(r)
+	if err != nil {
+		return err
+	}
+	req, err := s.readBatch(r.Context(), body)
+	if err != nil {
+		return err
+	}
+	if err := s.stamp(c, req.shares); err != nil {
+		return err
+	}
+	s.Fault("accept")
+
+	ctx, cancel := context.WithTimeout(r.Context(), s.WaitLimit)
+	defer cancel()
+	async := prefersAsync(r.Header["Prefer"])
+	result, err := s.submit(ctx, req, async)
+	if err != nil {
+		return err
+	}
+	if result.applied {
+		return s.answerApplied(c, req.batchID, &result.outcome)
+	}
+	if async {
+		c.Response().Header().Set("Preference-Applied", "respond-async")
+	}
+	return answerAccepted(c, req.batchID, result.refs)
+}
+
+// share is what one partition gets of a request.
+type share struct {
+	partition int
+	frame     schemas.CommandFrame
+}
+
+type ingestRequest struct {
+	batchID string
+	shares  []share // by partition
+}
+
+var batchPool = sync.Pool{New: func() any { return new(schemas.ParsedBatch) }}
+
+// maxPooledEvents bounds what a pooled batch keeps in memory.
+const maxPooledEvents = 4096
+
+// readBatch parses a body and encodes its shares. It releases the body, and uses
+// at most one parsed batch for each token of s.parsing, since parsing is bound
+// by the processor and the parsed form is larger than the text.
+func (s *Server) readBatch(ctx context.Context, body body) (ingestRequest, error) {
+	defer body.release()
+	select {
+	case s.parsing <- struct{}{}:
+		defer func() { <-s.parsing }()
+	case <-ctx.Done():
+		return ingestRequest{}, ctx.Err()
+	}
+	parsed := batchPool.Get().(*schemas.ParsedBatch)
+	defer func() {
+		if cap(parsed.Events) > maxPooledEvents {
+			return
+		}
+		clear(parsed.Events) // its texts point into the body
+		clear(parsed.Rejected)
+		batchPool.Put(parsed)
+	}()
+	if err := schemas.ParseUsageBatch(body.bytes, parsed); err != nil {
+		return ingestRequest{}, err
+	}
+	return s.split(parsed), nil
+}
+
+// split makes the payloads of a request's commands.
+func (s *Server) split(parsed *schemas.ParsedBatch) ingestRequest {
+	made := parsed.BatchID == ""
+	req := ingestRequest{batchID: strings.Clone(parsed.BatchID)} // the original is part of the body
+	if made {
+		req.batchID = uuid.NewString()
+	}
+	batches := schemas.SplitBatch(parsed, req.batchID, made, s.Partitions)
+	req.shares = make([]share, 0, len(batches))
+	for _, p := range slices.Sorted(maps.Keys(batches)) {
+		req.shares = append(req.shares, share{p, schemas.CommandFrame{Payload: batches[p].EncodePayload(nil)}})
+	}
+	return req
+}
+
+// stamp gives the commands of a request their attributes. All of them must fit
+// into the log before any is submitted.
+func (s *Server) stamp(c echo.Context, shares []share) error {
+	now := s.Now().UnixNano()
+	trace := traceParent(c.Request().Header.Get("Traceparent"))
+	correlation := correlationOf(c)
+	for i := range shares {
+		f := &shares[i].frame
+		f.Kind = schemas.UsageIngest.Name
+		f.ID = uuid.Must(uuid.NewV7()).String()
+		f.Source = commandSource
+		f.Time, f.Accepted = now, now
+		f.CorrelationID, f.TraceParent = correlation, trace
+		if n := f.FrameSize(); n > schemas.MaxCommandBytes {
+			return schemas.Errorf(schemas.CodePayloadTooLarge,
+				"The batch takes %d bytes in the log, the limit is %d: send fewer events per request", n, schemas.MaxCommandBytes)
+		}
+	}
+	return nil
+}
+
+// ingestResult is what became of a request: the sum of its outcomes, or the
+// places of its commands when not all of them are applied yet.
+type ingestResult struct {
+	applied bool
+	outcome schemas.IngestOutcome
+	refs    []schemas.CommandRef
+}
+
+// submit hands all shares to the log, then waits for all of them. Whatever fails
+// makes the whole request one to be repeated: ids make that harmless.
+func (s *Server) submit(ctx context.Context, req ingestRequest, async bool) (ingestResult, error) {
+	waiting := make([]Pending, 0, len(req.shares))
+	for _, sh := range req.shares {
+		p, err := s.Commands.Submit(sh.partition, sh.frame)
+		if err != nil {
+			abandon(waiting)
+			return ingestResult{}, submitError(err)
+		}
+		waiting = append(waiting, p)
+	}
+	result := ingestResult{applied: !async, refs: make([]schemas.CommandRef, len(waiting))}
+	for i, p := range waiting {
+		wait := p.Wait
+		if async {
+			wait = p.Stored
+		}
+		receipt, err := wait(ctx)
+		if err == nil {
+			err = result.add(i, req.shares[i].partition, receipt)
+		} else {
+			err = unavailable("The command log did not confirm; try again", err)
+		}
+		if err != nil {
+			abandon(waiting[i+1:])
+			return ingestResult{}, err
+		}
+	}
+	if result.applied {
+		return result, nil
+	}
+	return result, result.locate(ctx, waiting)
+}
+
+func submitError(err error) error {
+	if errors.Is(err, ErrBusy) {
+		return unavailable("Too many commands are waiting; try again", err)
+	}
+	return unavailable("The command log is not available; try again", err)
+}
+
+// abandon gives up commands whose request is refused anyway.
+func abandon(waiting []Pending) {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, p := range waiting {
+		_, _ = p.Wait(ended)
+	}
+}
+
+// locate completes the places of commands whose outcome overtook them, for the
+// status URL of a request of which another part is late.
+func (r *ingestResult) locate(ctx context.Context, waiting []Pending) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	for i := range r.refs {
+		if r.refs[i].Seq != 0 {
+			continue
+		}
+		receipt, err := waiting[i].Stored(ctx)
+		if err != nil || receipt.Seq == 0 {
+			return unavailable("The command log did not confirm; try again", err)
+		}
+		r.refs[i].Seq, r.refs[i].Index = receipt.Seq, receipt.Index
+	}
+	return nil
+}
+
+func (r *ingestResult) add(i, partition int, receipt Receipt) error {
+	r.refs[i] = schemas.CommandRef{Partition: partition, Seq: receipt.Seq, Index: receipt.Index}
+	if receipt.Dead {
+		return schemas.Errorf(schemas.CodeInternal, "The batch could not be applied: its command went to the dead letters")
+	}
+	r.applied = r.applied && receipt.Outcome != nil
+	if !r.applied {
+		return nil
+	}
+	var o schemas.IngestOutcome
+	if err := o.Decode(receipt.Outcome); err != nil {
+		return fmt.Errorf("outcome of %d.%d.%d: %w", partition, receipt.Seq, receipt.Index, err)
+	}
+	if i == 0 {
+		r.outcome = o
+	} else {
+		r.outcome.Merge(&o)
+	}
+	return nil
+}

@@ -1,0 +1,61 @@
+package httpapi
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"grout/schemas"
+)
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	inFlight prometheus.Gauge
+
+	accepted, duplicates, rejected prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer, version string) *metrics {
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "grout_build_info", Help: "Always 1; the label tells the version of the program.",
+		ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	events := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "grout_ingest_events_total",
+		Help: "Events of ingest requests that were answered with their result, replayed answers left out.",
+	}, []string{"outcome"})
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grout_http_requests_total", Help: "Requests answered.",
+		}, []string{"route", "method", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "grout_http_request_duration_seconds", Help: "Time from the headers of a request to the end of its answer.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"route"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "grout_http_requests_in_flight", Help: "Requests being answered.",
+		}),
+		accepted:   events.WithLabelValues("accepted"),
+		duplicates: events.WithLabelValues("duplicate"),
+		rejected:   events.WithLabelValues("rejected"),
+	}
+	r.MustRegister(build, events, m.requests, m.duration, m.inFlight)
+	return m
+}
+
+func (m *metrics) observe(route, method string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+	m.duration.WithLabelValues(route).Observe(took.Seconds())
+}
+
+func (m *metrics) ingested(o *schemas.IngestOutcome) {
+	if o.Replayed {
+		return
+	}
+	m.accepted.Add(float64(o.Accepted))
+	m.duplicates.Add(float64(o.Duplicates))
+	m.rejected.Add(float64(o.Rejected))
+}

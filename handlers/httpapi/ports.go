@@ -1,0 +1,54 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+
+	"grout/schemas"
+)
+
+// ErrBusy is what Submit answers, possibly wrapped, when the backlog is full.
+var ErrBusy = errors.New("too many commands are waiting")
+
+// Commands takes commands into the log (architecture §2.1).
+type Commands interface {
+	// Submit queues a command, of at most schemas.MaxCommandBytes, for its
+	// partition. The payload belongs to Commands from then on. An error means that
+	// the command is not stored.
+	Submit(partition int, f schemas.CommandFrame) (Pending, error)
+}
+
+// Pending is a command on its way. Any error says that the command is not, or
+// not surely, stored. Every Pending is asked at least once, with a context that
+// has ended when nobody wants the answer any more.
+type Pending interface {
+	// Stored returns once the command is durable in the log. It may be called
+	// after Wait.
+	Stored(ctx context.Context) (Receipt, error)
+	// Wait returns once the command is applied, or when ctx ends. A receipt
+	// without outcome and without error: durable, not applied yet.
+	Wait(ctx context.Context) (Receipt, error)
+}
+
+// Receipt is what is known of a stored command.
+type Receipt struct {
+	Seq     uint64 // position in the partition's log; 0 when Wait learnt the outcome before the position
+	Index   uint32
+	Outcome []byte // stored form of its outcome; nil while it is not applied
+	Dead    bool   // it could not be applied and went to the dead letters
+}
+
+// Reads answers from the store. A *schemas.Error inside an error is the caller's.
+type Reads interface {
+	Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error)
+	// BatchByID tells what became of an app's part of a batch.
+	BatchByID(ctx context.Context, appID, batchID string) (schemas.BatchStatus, bool, error)
+	// BatchByRef tells what became of the commands of one request, summed. The
+	// batch id may be missing as long as the commands are not applied.
+	BatchByRef(ctx context.Context, refs []schemas.CommandRef) (schemas.BatchStatus, bool, error)
+}
+
+// Health tells whether grout can do its work (contract §2, GET /ready).
+type Health interface {
+	Ready() (ok bool, reason string)
+}

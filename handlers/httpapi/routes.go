@@ -1,0 +1,50 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"grout/schemas"
+)
+
+// route is one row of the table: what is served, to whom, and by which function.
+type route struct {
+	method, path string
+	allow        rule
+	serve        echo.HandlerFunc
+}
+
+// routes is every route there is. A GET route answers HEAD as well.
+func (s *Server) routes() []route {
+	metrics := promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{ErrorHandling: promhttp.PanicOnError})
+	return []route{
+		{"POST", "/api/usage/ingest", keysOrBasic, s.ingest},
+		{"GET", "/api/usage/batches/:batch_id", keys, s.batchStatus},
+		{"GET", "/api/usage", keys, s.usage},
+		{"GET", "/health", anybody, s.health},
+		{"GET", "/ready", anybody, s.ready},
+		{"GET", "/info", anybody, s.info},
+		{"GET", "/metrics", anybody, echo.WrapHandler(metrics)},
+		{"GET", "/openapi.json", anybody, document(schemas.OpenAPI())},
+		{"GET", "/asyncapi.json", anybody, document(schemas.AsyncAPI())},
+	}
+}
+
+// guard puts in front of a route what holds for all of them: a stopped server
+// takes no writes, and the caller is known before anything of the body is read
+// (contract §1).
+func (s *Server) guard(r route) echo.HandlerFunc {
+	writes := r.method != http.MethodGet
+	return func(c echo.Context) error {
+		if writes && s.stopped.Load() {
+			c.Response().Header().Set("Connection", "close")
+			return unavailable("The server is shutting down", nil)
+		}
+		if err := s.admit(r.allow, c.Request().Header); err != nil {
+			return err
+		}
+		return r.serve(c)
+	}
+}

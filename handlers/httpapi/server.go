@@ -1,0 +1,133 @@
+package httpapi
+
+import (
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Options are everything a Server needs. Commands, Reads and Health are required;
+// the zero value of the others stands for the default in brackets.
+type Options struct {
+	AppID, AppTier, AppName string
+	Port                    func() int // for GET /info [0]
+
+	// Accepted keys (contract §3). An empty list closes its door; empty keys in
+	// a list are ignored.
+	InternalKeys, ServiceKeys []string
+
+	Partitions   int           // [1]
+	MaxBodyBytes int64         // of one request body as sent [16 MiB]
+	WaitLimit    time.Duration // after it an accepted request is answered 202 [10 s]
+	Version      string        // of the program, told by the metric grout_build_info
+
+	Commands Commands
+	Reads    Reads
+	Health   Health
+
+	Logger   *slog.Logger         // [nowhere]
+	Registry *prometheus.Registry // served by GET /metrics [a new one]
+	Now      func() time.Time     // [time.Now]
+
+	// Fault is called at named points by fault tests: "accept" after a request
+	// was read and found valid, before anything of it is submitted.
+	Fault func(point string)
+}
+
+func (o Options) withDefaults() Options {
+	if o.Port == nil {
+		o.Port = func() int { return 0 }
+	}
+	o.Partitions = max(o.Partitions, 1)
+	if o.MaxBodyBytes <= 0 {
+		o.MaxBodyBytes = 16 << 20
+	}
+	if o.WaitLimit <= 0 {
+		o.WaitLimit = 10 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Fault == nil {
+		o.Fault = func(string) {}
+	}
+	return o
+}
+
+// Server answers HTTP requests. It starts nothing and listens nowhere.
+type Server struct {
+	Options
+	internal, service keyring
+	echo              *echo.Echo
+	metrics           *metrics
+	bodies            budget
+	parsing           chan struct{} // one token for each batch being parsed
+	patterns          map[string]bool
+	stopped           atomic.Bool
+}
+
+// New makes a server and registers its metrics.
+func New(o Options) *Server {
+	o = o.withDefaults()
+	s := &Server{
+		Options:  o,
+		internal: newKeyring(o.InternalKeys),
+		service:  newKeyring(o.ServiceKeys),
+		metrics:  newMetrics(o.Registry, o.Version),
+		parsing:  make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		patterns: map[string]bool{},
+	}
+	s.bodies.free.Store(max(maxBodyBytesInFlight, o.MaxBodyBytes))
+	s.echo = s.router()
+	return s
+}
+
+// router makes the Echo instance from the table of routes.
+func (s *Server) router() *echo.Echo {
+	e := echo.New()
+	e.Logger.SetOutput(io.Discard) // the request log is ours
+	e.IPExtractor = echo.ExtractIPDirect()
+	e.Use(s.observe)
+	for _, r := range s.routes() {
+		s.patterns[r.path] = true
+		h := s.guard(r)
+		e.Add(r.method, r.path, h)
+		if r.method == http.MethodGet {
+			e.Add(http.MethodHead, r.path, h)
+		}
+	}
+	return e
+}
+
+// Handler is what serves the requests.
+func (s *Server) Handler() http.Handler { return s.echo }
+
+// HTTPServer makes a server around Handler with limits on time and headers. Its
+// owner listens, serves and shuts it down.
+func (s *Server) HTTPServer() *http.Server {
+	return &http.Server{
+		Handler:           s.echo,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       60 * time.Second,
+		WriteTimeout:      90 * time.Second,
+		IdleTimeout:       120 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelWarn),
+	}
+}
+
+// StopAccepting begins the end: new writes are answered 503 and their connections
+// closed, running ones finish.
+func (s *Server) StopAccepting() { s.stopped.Store(true) }

@@ -1,0 +1,128 @@
+package handlers
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strconv"
+
+	"grout/schemas"
+	"grout/store"
+)
+
+// message is a group that is ready to be applied.
+type message struct {
+	raw      schemas.StreamMessage
+	created  int64 // creation of the stream it was read from
+	digest   [16]byte
+	group    schemas.Group
+	payloads []any
+	dead     map[uint32]*schemas.Error // commands that cannot be applied, by index
+	broken   *schemas.Error            // the group itself cannot be read
+}
+
+// decode reads a message as far as it can be read; what cannot be is marked.
+func (t *Table) decode(raw schemas.StreamMessage, created int64, group func(schemas.StreamMessage) (schemas.Group, error)) *message {
+	m := &message{raw: raw, created: created, digest: schemas.MessageDigest(raw.Data)}
+	var err error
+	if m.group, err = group(raw); err != nil {
+		m.broken = schemas.Errorf(schemas.CodeUndecodable, "the message is no readable command group: %v", err)
+		m.group = schemas.Group{ID: "message-" + strconv.FormatUint(raw.Seq, 10), Source: "//mozaiks.ai/grout"}
+		return m
+	}
+	m.payloads = make([]any, len(m.group.Commands))
+	for i := range m.group.Commands {
+		c := &m.group.Commands[i]
+		row, ok := t.rows[c.Kind]
+		if !ok {
+			m.kill(uint32(i), schemas.Errorf(schemas.CodeUnknownKind, "no handler knows the kind %q", c.Kind))
+			continue
+		}
+		if m.payloads[i], err = row.decode(c.Payload); err != nil {
+			m.kill(uint32(i), schemas.Errorf(schemas.CodeUndecodable, "the payload of %s cannot be read: %v", c.Kind, err))
+		}
+	}
+	return m
+}
+
+func (m *message) kill(index uint32, why *schemas.Error) {
+	if m.dead == nil {
+		m.dead = map[uint32]*schemas.Error{}
+	}
+	m.dead[index] = why
+}
+
+// poison says that a command cannot be applied.
+type poison struct {
+	message *message
+	index   uint32
+	err     error
+}
+
+func (p *poison) Error() string {
+	return fmt.Sprintf("command %d of message %d: %v", p.index, p.message.raw.Seq, p.err)
+}
+
+// apply runs the commands of a message and gives their outcomes; that of a dead
+// command is empty. A *poison asks for the transaction to be run again without
+// the command it names.
+func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
+	tx.Begin(store.Message{
+		Seq: m.raw.Seq, StoredAt: m.raw.Time.UnixNano(), StreamCreated: m.created, Digest: m.digest,
+		Cause: schemas.Cause{ID: m.group.ID, Source: m.group.Source}, Commands: m.group.Commands,
+	})
+	if m.broken != nil {
+		if err := tx.DeadLetter(0, m.letter(nil, m.broken, m.raw.Header, m.raw.Data)); err != nil {
+			return nil, err
+		}
+		return nil, tx.End()
+	}
+	outcomes := make([][]byte, len(m.group.Commands))
+	for i := range m.group.Commands {
+		frame, index := &m.group.Commands[i], uint32(i)
+		now := tx.Command(frame)
+		if why := m.dead[index]; why != nil {
+			if err := tx.DeadLetter(index, m.letter(frame, why, nil, frame.Payload)); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		result, err := t.call(tx, Command{frame, index, now}, m.payloads[i])
+		var fault *store.Fault
+		if errors.As(err, &fault) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, &poison{m, index, err}
+		}
+		outcomes[i] = result.Outcome
+	}
+	return outcomes, tx.End()
+}
+
+func (t *Table) call(tx *store.Tx, c Command, payload any) (r Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("handler of %s panicked: %v\n%s", c.Kind, p, debug.Stack())
+		}
+	}()
+	return t.rows[c.Kind].apply(tx, c, payload)
+}
+
+// letter files a command, or the whole message when frame is nil.
+func (m *message) letter(frame *schemas.CommandFrame, why *schemas.Error, headers map[string][]string, data []byte) *schemas.DeadLetter {
+	l := &schemas.DeadLetter{
+		Cause: schemas.Cause{ID: m.group.ID, Source: m.group.Source}, Code: why.Code, Reason: why.Detail, Attempts: 1,
+		Original: schemas.OriginalMessage{
+			Subject: m.raw.Subject, Headers: headers, Data: data, Sequence: m.raw.Seq, Time: m.raw.Time.UnixNano(),
+		},
+	}
+	if frame != nil {
+		l.AppID, l.Kind = frame.AppID, frame.Kind
+		if frame.ID != "" {
+			l.Cause = schemas.Cause{ID: frame.ID, Source: frame.Source}
+		}
+	}
+	l.ID = schemas.FactID(l.Cause, 0)
+	return l
+}

@@ -1,0 +1,58 @@
+package schemas
+
+import (
+	"fmt"
+	"slices"
+)
+
+// TypeOf gives the CloudEvents type of a kind (contract §8).
+func TypeOf(kind string) string { return "ai.mozaiks." + kind + ".v1" }
+
+// TypeCommandGroup is the CloudEvents type of a message of MOZAIKS_CMD.
+var TypeCommandGroup = TypeOf("command_group")
+
+// TypeDeadLetter is the CloudEvents type of a message of MOZAIKS_DLQ.
+var TypeDeadLetter = TypeOf("dead_letter")
+
+// CommandKind is a kind of command together with the Go type of its payload.
+type CommandKind[T any] struct{ Name string }
+
+// FactKind is a kind of fact together with the Go type of its data.
+type FactKind[T any] struct{ Name string }
+
+// The table of kinds, filled by the declarations below and never changed after
+// the program has started.
+var commandNames, factNames []string
+
+// Command declares a kind of command.
+func Command[T any](name string) CommandKind[T] {
+	commandNames = declare(commandNames, name)
+	return CommandKind[T]{name}
+}
+
+// Fact declares a kind of fact.
+func Fact[T any](name string) FactKind[T] {
+	factNames = declare(factNames, name)
+	return FactKind[T]{name}
+}
+
+func declare(names []string, name string) []string {
+	if slices.Contains(names, name) {
+		panic(fmt.Sprintf("kind %q declared twice", name))
+	}
+	return append(names, name)
+}
+
+// Every kind there is. A new one is one line here, its payload type beside it,
+// and a function in handlers.
+var (
+	UsageIngest   = Command[UsageBatch]("usage.ingest")
+	UsageRecorded = Fact[UsageRecordedData]("usage.recorded")
+	UsageRejected = Fact[UsageRejectedData]("usage.rejected")
+)
+
+// CommandKinds lists the names of all kinds of commands, in order of declaration.
+func CommandKinds() []string { return slices.Clone(commandNames) }
+
+// FactKinds lists the names of all kinds of facts, in order of declaration.
+func FactKinds() []string { return slices.Clone(factNames) }

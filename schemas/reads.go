@@ -1,0 +1,134 @@
+package schemas
+
+import "time"
+
+// UsageQuery asks for sums of usage (contract §7, GET /api/usage).
+type UsageQuery struct {
+	AppID      string
+	TenantID   string // empty filters are no filter
+	UserID     string
+	Model      string
+	WorkflowID string
+	From       int64 // hours since 1970 UTC, inclusive
+	To         int64 // hours since 1970 UTC, exclusive
+	Window     Window
+	GroupBy    []Dimension // without repeats, in the order asked for
+	MaxRows    int         // more rows are TOO_MANY_ROWS
+}
+
+// Bounds of an open-ended query, in hours since 1970 UTC.
+const (
+	FirstHour = 0
+	LastHour  = 1<<32 - 1
+)
+
+// Window is the length of the calendar windows (UTC) that a report is cut into.
+type Window string
+
+// The windows there are.
+const (
+	WindowHour  Window = "hour"
+	WindowDay   Window = "day"
+	WindowMonth Window = "month"
+	WindowNone  Window = "none"
+)
+
+// Dimension is what a report can be grouped by.
+type Dimension string
+
+// The dimensions there are.
+const (
+	ByApp      Dimension = "app_id"
+	ByTenant   Dimension = "tenant_id"
+	ByUser     Dimension = "user_id"
+	ByWorkflow Dimension = "workflow_id"
+	ByModel    Dimension = "model"
+)
+
+// UsageSums are counts of one row. Sums saturate at the largest int64.
+type UsageSums struct {
+	Events          int64
+	InputTokens     int64
+	OutputTokens    int64
+	TotalTokens     int64
+	CachedTokens    int64
+	ReasoningTokens int64
+	Cost            int64 // nano-units
+}
+
+// UsageRow is one window and group of a report.
+type UsageRow struct {
+	WindowStart time.Time // zero when the report is open at that end
+	WindowEnd   time.Time
+	Group       []string // one value for each dimension of the query, in its order
+	UsageSums
+}
+
+// UsageReport is the answer to a UsageQuery, rows by window, then by group.
+type UsageReport struct {
+	Rows   []UsageRow
+	Totals UsageSums
+}
+
+// BatchStatus is what is known of an ingest request.
+type BatchStatus struct {
+	BatchID string
+	Applied bool // false: durably accepted, not applied yet
+	Outcome IngestOutcome
+}
+
+// CommandRef places one command of a request: what a status URL carries.
+type CommandRef struct {
+	Partition int
+	Seq       uint64
+	Index     uint32
+}
+
+// Checkpoint is how far a partition has applied its command stream, and what the
+// guard compares the stream with (architecture §2, table of deaths).
+type Checkpoint struct {
+	StreamCreated int64 // nanoseconds since 1970 UTC; 0 before the first message
+	Seq           uint64
+	StoredAt      int64    // when the stream stored the last applied message
+	Digest        [16]byte // of the last applied message
+}
+
+// MessageDigest identifies a message of the command stream for the guard.
+func MessageDigest(data []byte) [16]byte { return digest16(data) }
+
+// RelayState is where a partition's relay to one destination stream stands.
+type RelayState struct {
+	After     Position // everything up to here has been published
+	MarkerSeq uint64   // stream sequence of the marker that said so; 0 for none
+}
+
+// Destination streams of the relay.
+const (
+	DestFacts       = "evt"
+	DestDeadLetters = "dlq"
+)
+
+// Add adds o, saturating. It reports whether every sum still fits.
+func (s *UsageSums) Add(o *UsageSums) bool {
+	exact := true
+	for _, p := range [...]struct{ to, from *int64 }{
+		{&s.Events, &o.Events},
+		{&s.InputTokens, &o.InputTokens},
+		{&s.OutputTokens, &o.OutputTokens},
+		{&s.TotalTokens, &o.TotalTokens},
+		{&s.CachedTokens, &o.CachedTokens},
+		{&s.ReasoningTokens, &o.ReasoningTokens},
+		{&s.Cost, &o.Cost},
+	} {
+		sum := *p.to + *p.from
+		if (sum > *p.to) != (*p.from > 0) && *p.from != 0 {
+			exact = false
+			sum = 1<<63 - 1
+			if *p.from < 0 {
+				sum = -1 << 63
+			}
+		}
+		*p.to = sum
+	}
+	return exact
+}

@@ -1,0 +1,322 @@
+package schemas
+
+import (
+	"encoding/binary"
+	"math"
+	"slices"
+	"sync"
+)
+
+// A usage block is the stored form of a list of events, inside commands and in
+// the event log alike: a dictionary of the texts that repeat, then one row an
+// event. Form 1:
+//
+//	form, texts n, n × text, base time, events n, n × row
+//	row: flags, index delta, id, time − base, refs of app, user, model, then
+//	     what the flags announce, in the order of the flags
+const usageBlockForm = 1
+
+const (
+	rowUUID = 1 << iota // the id is a lower-case UUID, stored as 16 bytes
+	rowTenant
+	rowWorkflow
+	rowChat
+	rowRun
+	rowAgent
+	rowInvocation
+	rowTotal // the total is more than input + output
+	rowCachedTokens
+	rowReasoning
+	rowCost
+	rowDuration
+	rowCached
+	rowMetadata
+)
+
+type dictionary struct {
+	refs  map[string]uint64
+	texts []string
+}
+
+var dictionaries = sync.Pool{New: func() any { return &dictionary{refs: map[string]uint64{}} }}
+
+func (d *dictionary) ref(s string) uint64 {
+	if r, ok := d.refs[s]; ok {
+		return r
+	}
+	r := uint64(len(d.texts))
+	d.refs[s] = r
+	d.texts = append(d.texts, s)
+	return r
+}
+
+// release empties the dictionary: its texts point into buffers that others reuse.
+func (d *dictionary) release() {
+	clear(d.refs)
+	clear(d.texts)
+	d.texts = d.texts[:0]
+	if cap(d.texts) <= 4096 {
+		dictionaries.Put(d)
+	}
+}
+
+// AppendUsageBlock adds the stored form of n events.
+func AppendUsageBlock(dst []byte, n int, at func(int) *UsageEvent) []byte {
+	d := dictionaries.Get().(*dictionary)
+	defer d.release()
+	rows := make([]byte, 0, 48*n+64)
+	var base int64
+	if n > 0 {
+		base = at(0).Timestamp
+	}
+	next := uint32(0)
+	for i := range n {
+		e := at(i)
+		rows = appendUsageRow(rows, d, e, base, next)
+		next = e.Index + 1
+	}
+	dst = slices.Grow(dst, len(rows)+32*len(d.texts)+32)
+	dst = append(dst, usageBlockForm)
+	dst = binary.AppendUvarint(dst, uint64(len(d.texts)))
+	for _, s := range d.texts {
+		dst = appendText(dst, s)
+	}
+	dst = binary.AppendVarint(dst, base)
+	dst = binary.AppendUvarint(dst, uint64(n))
+	return append(dst, rows...)
+}
+
+func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base int64, next uint32) []byte {
+	var flags uint64
+	set := func(on bool, f uint64) {
+		if on {
+			flags |= f
+		}
+	}
+	var id [16]byte
+	isUUID := parseUUID(&id, e.EventID)
+	set(isUUID, rowUUID)
+	set(e.TenantID != "", rowTenant)
+	set(e.WorkflowID != "", rowWorkflow)
+	set(e.ChatID != "", rowChat)
+	set(e.RunID != "", rowRun)
+	set(e.AgentName != "", rowAgent)
+	set(e.InvocationID != "", rowInvocation)
+	set(e.TotalTokens != e.InputTokens+e.OutputTokens, rowTotal)
+	set(e.CachedTokens != 0, rowCachedTokens)
+	set(e.ReasoningTokens != 0, rowReasoning)
+	set(e.Cost != 0, rowCost)
+	set(e.DurationSec != 0, rowDuration)
+	set(e.Cached, rowCached)
+	set(len(e.Metadata) > 0, rowMetadata)
+
+	b = binary.AppendUvarint(b, flags)
+	b = binary.AppendVarint(b, int64(e.Index)-int64(next))
+	if isUUID {
+		b = append(b, id[:]...)
+	} else {
+		b = appendText(b, e.EventID)
+	}
+	b = binary.AppendVarint(b, e.Timestamp-base)
+	b = binary.AppendUvarint(b, d.ref(e.AppID))
+	b = binary.AppendUvarint(b, d.ref(e.UserID))
+	b = binary.AppendUvarint(b, d.ref(e.Model))
+	for _, s := range [...]string{e.TenantID, e.WorkflowID, e.ChatID, e.RunID, e.AgentName, e.InvocationID} {
+		if s != "" {
+			b = binary.AppendUvarint(b, d.ref(s))
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(e.InputTokens))
+	b = binary.AppendUvarint(b, uint64(e.OutputTokens))
+	if flags&rowTotal != 0 {
+		b = binary.AppendUvarint(b, uint64(e.TotalTokens))
+	}
+	for _, n := range [...]int64{e.CachedTokens, e.ReasoningTokens, e.Cost} {
+		if n != 0 {
+			b = binary.AppendUvarint(b, uint64(n))
+		}
+	}
+	if flags&rowDuration != 0 {
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(e.DurationSec))
+	}
+	if flags&rowMetadata != 0 {
+		b = binary.AppendUvarint(b, uint64(len(e.Metadata)))
+		b = append(b, e.Metadata...)
+	}
+	return b
+}
+
+// DecodeUsageBlock adds the events of a block to events and returns what follows
+// the block. Texts point into src, but for UUIDs.
+func DecodeUsageBlock(src []byte, events []UsageEvent) ([]UsageEvent, []byte, error) {
+	r := wireReader{b: src}
+	events, err := r.usageBlock(events)
+	return events, r.b, err
+}
+
+func (r *wireReader) usageBlock(events []UsageEvent) ([]UsageEvent, error) {
+	if r.byte() != usageBlockForm {
+		r.fail()
+		return events, r.err
+	}
+	texts := make([]string, r.count(1))
+	for i := range texts {
+		texts[i] = r.text()
+	}
+	base := r.varint()
+	n := r.count(8)
+	events = slices.Grow(events, n)
+	uuids := make([]byte, 0, 36*n) // one allocation for all; grown by nobody, so views stay valid
+	next := int64(0)
+	for range n {
+		var e UsageEvent
+		uuids = r.usageRow(&e, texts, base, next, uuids)
+		if r.err != nil {
+			return events, r.err
+		}
+		next = int64(e.Index) + 1
+		events = append(events, e)
+	}
+	return events, r.err
+}
+
+func (r *wireReader) usageRow(e *UsageEvent, texts []string, base, next int64, uuids []byte) []byte {
+	flags := r.uvarint()
+	index := next + r.varint()
+	if index < 0 || index > math.MaxUint32 {
+		r.fail()
+	}
+	e.Index = uint32(index)
+	if flags&rowUUID != 0 {
+		if id := r.bytes(16); id != nil {
+			at := len(uuids)
+			uuids = appendUUID(uuids, id)
+			e.EventID = viewString(uuids[at:])
+		}
+	} else {
+		e.EventID = r.text()
+	}
+	e.Timestamp = base + r.varint()
+	ref := func() string {
+		i := r.uvarint()
+		if i >= uint64(len(texts)) {
+			r.fail()
+			return ""
+		}
+		return texts[i]
+	}
+	e.AppID, e.UserID, e.Model = ref(), ref(), ref()
+	for i, s := range [...]*string{&e.TenantID, &e.WorkflowID, &e.ChatID, &e.RunID, &e.AgentName, &e.InvocationID} {
+		if flags&(rowTenant<<i) != 0 {
+			*s = ref()
+		}
+	}
+	e.InputTokens, e.OutputTokens = int64(r.uvarint()), int64(r.uvarint())
+	e.TotalTokens = e.InputTokens + e.OutputTokens
+	if flags&rowTotal != 0 {
+		e.TotalTokens = int64(r.uvarint())
+	}
+	for i, n := range [...]*int64{&e.CachedTokens, &e.ReasoningTokens, &e.Cost} {
+		if flags&(rowCachedTokens<<i) != 0 {
+			*n = int64(r.uvarint())
+		}
+	}
+	if flags&rowDuration != 0 {
+		e.DurationSec = r.float()
+	}
+	e.Cached = flags&rowCached != 0
+	if flags&rowMetadata != 0 {
+		e.Metadata = r.bytes(r.uvarint())
+	}
+	return uuids
+}
+
+// EncodePayload gives the stored form of the batch inside a command. Form 1:
+// form, made, batch id, parts, usage block, errors.
+func (b *UsageBatch) EncodePayload(dst []byte) []byte {
+	dst = append(dst, 1, boolByte(b.Made))
+	dst = appendText(dst, b.BatchID)
+	dst = binary.AppendUvarint(dst, uint64(len(b.Parts)))
+	for _, p := range b.Parts {
+		dst = appendText(dst, p.AppID)
+		dst = append(dst, p.Digest[:]...)
+		dst = binary.AppendUvarint(dst, uint64(p.Rejected))
+	}
+	dst = AppendUsageBlock(dst, len(b.Events), func(i int) *UsageEvent { return &b.Events[i] })
+	return appendEventErrors(dst, b.Rejected)
+}
+
+// DecodePayload reads what EncodePayload wrote. Texts point into src.
+func (b *UsageBatch) DecodePayload(src []byte) error {
+	r := wireReader{b: src}
+	if r.byte() != 1 {
+		r.fail()
+	}
+	b.Made = r.byte() == 1
+	b.BatchID = r.text()
+	n := r.count(18)
+	b.Parts = make([]BatchPart, 0, n)
+	for range n {
+		p := BatchPart{AppID: r.text()}
+		copy(p.Digest[:], r.bytes(16))
+		p.Rejected = r.uint32()
+		b.Parts = append(b.Parts, p)
+	}
+	if r.err != nil {
+		return r.err
+	}
+	b.Events, _ = r.usageBlock(b.Events[:0])
+	b.Rejected = r.eventErrors()
+	if r.err == nil && len(r.b) > 0 {
+		r.fail()
+	}
+	if r.err != nil {
+		return r.err
+	}
+	b.print()
+	return nil
+}
+
+// print fills Prints, so that the hashing is done where batches are decoded and
+// not where they are applied one after another.
+func (b *UsageBatch) print() {
+	b.Prints = slices.Grow(b.Prints[:0], len(b.Events))[:len(b.Events)]
+	var scratch []byte
+	for i := range b.Events {
+		e, p := &b.Events[i], &b.Prints[i]
+		p.ID, scratch = FingerprintOf(IDEvent, e.AppID, e.EventID, scratch)
+		p.Digest, scratch = ContentDigest(e, scratch)
+	}
+}
+
+func appendEventErrors(dst []byte, list []EventError) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(list)))
+	for i := range list {
+		e := &list[i]
+		dst = binary.AppendUvarint(dst, uint64(e.Index))
+		dst = appendText(dst, e.EventID)
+		dst = appendText(dst, e.AppID)
+		dst = appendText(dst, string(e.Code))
+		dst = appendText(dst, e.Detail)
+	}
+	return dst
+}
+
+func (r *wireReader) eventErrors() []EventError {
+	n := r.count(5)
+	if n == 0 {
+		return nil
+	}
+	list := make([]EventError, 0, n)
+	for range n {
+		list = append(list, EventError{Index: r.uint32(), EventID: r.text(), AppID: r.text(), Code: Code(r.text()), Detail: r.text()})
+	}
+	return list
+}
+
+func boolByte(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,195 @@
+package schemas
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ParseUsageBatch reads the JSON body of POST /api/usage/ingest (contract §1,
+// §7) into b, whose slices are emptied and filled again. Every event of a
+// readable list is in b.Events or, with the first fault found in it, in
+// b.Rejected; ages are not judged here.
+//
+// The error, which refuses the whole request and leaves b empty, has the code
+// INVALID_JSON (text that is not JSON, and repeated keys or bad Unicode outside
+// of events), VALIDATION_ERROR (JSON of another shape) or TOO_MANY_EVENTS. Text
+// that is not JSON wins over a wrong shape.
+//
+// Texts of the result are parts of body wherever they had no escapes, so body
+// must not change while the result is in use.
+func ParseUsageBatch(body []byte, b *ParsedBatch) *Error {
+	*b = ParsedBatch{Events: b.Events[:0], Rejected: b.Rejected[:0]}
+	p := usageParser{b: b, jsonScanner: jsonScanner{
+		text: viewString(body), at: "body", frames: make([]jsonFrame, 0, 4), keys: make([]string, 0, 4),
+	}}
+	if p.request() {
+		p.err = p.shapeError()
+	}
+	if p.err != nil {
+		*b = ParsedBatch{Events: b.Events[:0], Rejected: b.Rejected[:0]}
+	}
+	return p.err
+}
+
+// usageParser reads one ingest request.
+type usageParser struct {
+	jsonScanner
+	b      *ParsedBatch
+	shape  []FieldError // what is wrong outside of the events
+	seen   usageFields  // keys of the event being read
+	given  usageFields  // those of them with a value that was taken
+	listed bool         // the request has the key events
+}
+
+// request reads the whole body.
+func (p *usageParser) request() bool {
+	if p.peek() != '{' {
+		p.misshapen("the body must be an object with a list of events", "dict_type", "body")
+		return p.skip() && p.end()
+	}
+	more, ok := p.enter()
+	for ok && more {
+		if ok = p.member(); ok {
+			more, ok = p.next()
+		}
+	}
+	if !p.listed {
+		p.misshapen("events is missing: send the list of events", "missing", "body", "events")
+	}
+	return ok && p.end()
+}
+
+func (p *usageParser) end() bool {
+	if p.peek(); p.pos < len(p.text) {
+		return p.unexpected("the end of the text")
+	}
+	return true
+}
+
+// member reads one member of the request object.
+func (p *usageParser) member() bool {
+	name, _, ok := p.name()
+	if !ok || !p.note(name) {
+		return false
+	}
+	p.at = name
+	switch name {
+	case "batch_id":
+		return p.batchID()
+	case "events":
+		p.listed = true
+		return p.list()
+	}
+	return p.skip()
+}
+
+func (p *usageParser) batchID() bool {
+	switch p.peek() {
+	case 'n':
+		return p.word("null")
+	case '"':
+	default:
+		p.misshapen("batch_id must be a string", "string_type", "body", "batch_id")
+		return p.skip()
+	}
+	t, ok := p.str()
+	if !ok {
+		return false
+	}
+	if t.bad {
+		return p.refuse(CodeInvalidText, "batch_id is not valid Unicode: send UTF-8 without lone surrogates")
+	}
+	switch n := t.chars(); {
+	case n < 1:
+		p.misshapen("batch_id must have at least 1 character", "string_too_short", "body", "batch_id")
+	case n > MaxIDChars:
+		p.misshapen("batch_id must have at most "+strconv.Itoa(MaxIDChars)+" characters", "string_too_long", "body", "batch_id")
+	default:
+		p.b.BatchID = t.decoded()
+	}
+	return true
+}
+
+func (p *usageParser) list() bool {
+	if p.peek() != '[' {
+		p.misshapen("events must be a list", "list_type", "body", "events")
+		return p.skip()
+	}
+	more, ok := p.enter()
+	if ok && !more {
+		p.misshapen("events must hold at least one event", "too_short", "body", "events")
+	}
+	for ok && more {
+		if p.b.Total() == MaxEventsPerBatch && p.peek() != ']' {
+			p.err = Errorf(CodeTooManyEvents, "more than %d events in one batch: split it", MaxEventsPerBatch)
+			return false
+		}
+		if ok = p.item(); ok {
+			more, ok = p.next()
+		}
+	}
+	return ok
+}
+
+// item reads one element of the list into b.Events or b.Rejected.
+func (p *usageParser) item() bool {
+	p.peek()
+	start := p.pos
+	e := p.slot()
+	p.inItem, p.fault, p.seen, p.given, p.at = true, jsonFault{}, 0, 0, ""
+	ok := p.event(e)
+	p.inItem = false
+	if ok && p.fault.code != "" {
+		p.reject(e, p.text[start:p.pos])
+		p.fault = jsonFault{}
+	}
+	return ok
+}
+
+// slot adds an empty event, so that it is read where it is going to stay.
+func (p *usageParser) slot() *UsageEvent {
+	n := len(p.b.Events)
+	if n == cap(p.b.Events) {
+		const usualEvent = 256 // bytes of JSON
+		p.b.Events = slices.Grow(p.b.Events, min((len(p.text)-p.pos)/usualEvent+8, MaxEventsPerBatch-p.b.Total()))
+	}
+	p.b.Events = p.b.Events[:n+1]
+	e := &p.b.Events[n]
+	*e = UsageEvent{Index: uint32(p.b.Total() - 1)}
+	return e
+}
+
+// reject takes the event back out of b.Events.
+func (p *usageParser) reject(e *UsageEvent, text string) {
+	p.b.Rejected = append(p.b.Rejected, RejectedEvent{
+		EventError: EventError{Index: e.Index, EventID: e.EventID, AppID: e.AppID, Code: p.fault.code, Detail: p.fault.detail},
+		Digest:     compactDigest(text),
+	})
+	p.b.Events = p.b.Events[:len(p.b.Events)-1]
+}
+
+// misshapen records what is wrong with the request although it is JSON.
+func (p *usageParser) misshapen(msg, kind string, loc ...any) {
+	p.shape = append(p.shape, FieldError{Loc: loc, Msg: msg, Type: kind})
+}
+
+// shapeError is the error of a request that is JSON of the wrong shape, else nil.
+func (p *usageParser) shapeError() *Error {
+	if p.tooDeep {
+		return depthError()
+	}
+	if p.shape == nil {
+		return nil
+	}
+	msgs := make([]string, len(p.shape))
+	for i, f := range p.shape {
+		msgs[i] = f.Msg
+	}
+	return &Error{Code: CodeValidation, Detail: strings.Join(msgs, "; "), Fields: p.shape}
+}
+
+func depthError() *Error {
+	msg := "the body is nested too deeply: at most " + strconv.Itoa(MaxJSONDepth) + " levels"
+	return &Error{Code: CodeValidation, Detail: msg, Fields: []FieldError{{Loc: []any{"body"}, Msg: msg, Type: "too_deep"}}}
+}

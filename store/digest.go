@@ -1,0 +1,164 @@
+package store
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"grout/schemas"
+)
+
+// Dump writes the contents of every bucket in key order, but for where relays
+// stand, which does not follow from messages. Two replays of one stream give the
+// same bytes, however many messages shared a transaction.
+func (s *Store) Dump(w io.Writer) error {
+	return s.db.View(func(bolt *bbolt.Tx) error {
+		for _, name := range buckets {
+			c := bolt.Bucket(name).Cursor()
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				if bytes.Equal(name, bucketMeta) && bytes.HasPrefix(k, []byte("relayed_")) {
+					continue
+				}
+				if _, err := fmt.Fprintf(w, "%s %x %x\n", name, k, v); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// AppDigests gives a digest of each app's state: its aggregates, its ids with
+// what they stand for, and what became of its batches. Positions, group cuts and
+// instants of arrival are left out, so the digest is the same for any number of
+// partitions (architecture §5).
+func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
+	apps := map[string]*appDigest{}
+	of := func(app string) *appDigest {
+		d := apps[app]
+		if d == nil {
+			d = &appDigest{sums: map[string]*schemas.UsageSums{}}
+			apps[app] = d
+		}
+		return d
+	}
+	if err := s.db.View(func(bolt *bbolt.Tx) error {
+		if err := digestEvents(bolt, of); err != nil {
+			return err
+		}
+		return digestBatches(bolt, of)
+	}); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	for app, d := range apps {
+		if app == "" {
+			continue
+		}
+		add := func(hour uint32, rest string, sums *schemas.UsageSums) {
+			key := string(binary.BigEndian.AppendUint32(nil, hour)) + rest
+			if d.sums[key] == nil {
+				d.sums[key] = &schemas.UsageSums{}
+			}
+			d.sums[key].Add(sums)
+		}
+		v, err := s.view(app, schemas.FirstHour, schemas.LastHour, add)
+		if err != nil {
+			return nil, err
+		}
+		err = v.rows(ctx, app, schemas.FirstHour, schemas.LastHour, add)
+		v.close()
+		if err != nil {
+			return nil, err
+		}
+		out[app] = d.sum()
+	}
+	return out, nil
+}
+
+// appDigest gathers an app's state; lists are sorted before they are hashed.
+type appDigest struct {
+	sums  map[string]*schemas.UsageSums
+	items [][]byte
+}
+
+func (d *appDigest) sum() string {
+	for key, sums := range d.sums {
+		d.items = append(d.items, append([]byte("row "+key+" "), appendSums(nil, sums)...))
+	}
+	slices.SortFunc(d.items, bytes.Compare)
+	h := sha256.New()
+	for _, item := range d.items {
+		h.Write(binary.AppendUvarint(nil, uint64(len(item))))
+		h.Write(item)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
+	var events []schemas.UsageEvent
+	var commands []uint32
+	ids := bolt.Bucket(bucketIDs)
+	known := 0
+	c := bolt.Bucket(bucketEvents).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		var err error
+		if events, commands, err = decodeChunk(v, events[:0], commands[:0]); err != nil {
+			return err
+		}
+		for i := range events {
+			e := &events[i]
+			fp, _ := schemas.FingerprintOf(schemas.IDEvent, e.AppID, e.EventID, nil)
+			digest, _ := schemas.ContentDigest(e, nil)
+			item := append([]byte("event "), fp[:]...)
+			d := of(string([]byte(e.AppID)))
+			d.items = append(d.items, binary.BigEndian.AppendUint64(item, digest))
+			known++
+		}
+	}
+	// Every event has its id and no id is without its event.
+	c = ids.Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		for at := 0; at+idEntrySize <= len(v); at += idEntrySize {
+			if schemas.IDKind(v[at]) == schemas.IDEvent {
+				known--
+			}
+		}
+	}
+	if known != 0 {
+		return fmt.Errorf("event log and id log differ by %d events: %w", known, errDamaged)
+	}
+	return nil
+}
+
+func digestBatches(bolt *bbolt.Tx, of func(string) *appDigest) error {
+	c := bolt.Bucket(bucketBatches).Cursor()
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		b, err := parseBatch(v)
+		if err != nil {
+			return err
+		}
+		for i := range b.Parts {
+			p := &b.Parts[i]
+			if p.Outcome == PartCarried || b.Made {
+				continue
+			}
+			item := appendText([]byte("batch "), b.BatchID)
+			item = append(item, byte(p.Outcome))
+			item = append(item, p.Digest[:]...)
+			for _, n := range [...]uint32{p.Accepted, p.Duplicates, p.Rejected} {
+				item = binary.BigEndian.AppendUint32(item, n)
+			}
+			d := of(p.AppID)
+			d.items = append(d.items, item)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+
+	"go.etcd.io/bbolt"
+
+	"grout/schemas"
+)
+
+// The event log keeps the accepted events of every message, grouped by app, in
+// chunks of at most maxChunkBytes. Form 1 of a chunk:
+//
+//	form, events n, runs r, r × (command index delta, events), usage block
+//
+// A run says which command of the group its events came with.
+const maxChunkBytes = 64 << 10
+
+// recorded is an accepted event and the command it came with.
+type recorded struct {
+	event   *schemas.UsageEvent
+	command uint32
+}
+
+// putEvents writes the events of a message.
+func (tx *Tx) putEvents(seq uint64, list []recorded) error {
+	bucket := tx.bolt.Bucket(bucketEvents)
+	bucket.FillPercent = sequentialFill
+	for chunk := 0; len(list) > 0; chunk++ {
+		n := chunkLength(list)
+		v := appendChunk(nil, list[:n])
+		if err := bucket.Put(keyChunk(seq, chunk), v); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+// chunkLength takes as many events as surely fit: a text counts wherever it
+// differs from the one before it.
+func chunkLength(list []recorded) int {
+	size := 16
+	var last schemas.UsageEvent
+	for i := range list {
+		e := list[i].event
+		size += 64 + len(e.EventID) + len(e.Metadata)
+		for _, s := range [...][2]string{
+			{e.AppID, last.AppID}, {e.TenantID, last.TenantID}, {e.UserID, last.UserID}, {e.WorkflowID, last.WorkflowID}, {e.Model, last.Model},
+			{e.ChatID, last.ChatID}, {e.RunID, last.RunID}, {e.AgentName, last.AgentName}, {e.InvocationID, last.InvocationID},
+		} {
+			if s[0] != s[1] {
+				size += len(s[0]) + 2
+			}
+		}
+		if size > maxChunkBytes && i > 0 {
+			return i
+		}
+		last = *e
+	}
+	return len(list)
+}
+
+func appendChunk(b []byte, list []recorded) []byte {
+	b = append(b, 1)
+	b = binary.AppendUvarint(b, uint64(len(list)))
+	var runs []byte
+	n, last := 0, int64(0)
+	for i := 0; i < len(list); n++ {
+		j := i
+		for j < len(list) && list[j].command == list[i].command {
+			j++
+		}
+		runs = binary.AppendVarint(runs, int64(list[i].command)-last)
+		runs = binary.AppendUvarint(runs, uint64(j-i))
+		last, i = int64(list[i].command), j
+	}
+	b = binary.AppendUvarint(b, uint64(n))
+	b = append(b, runs...)
+	return schemas.AppendUsageBlock(b, len(list), func(i int) *schemas.UsageEvent { return list[i].event })
+}
+
+// decodeChunk adds the events of a chunk and the commands they came with. Texts
+// point into the transaction that v belongs to.
+func decodeChunk(v []byte, events []schemas.UsageEvent, commands []uint32) ([]schemas.UsageEvent, []uint32, error) {
+	r := reader{b: v}
+	r.form(1)
+	n := r.count(1)
+	last := int64(0)
+	for range r.count(2) {
+		last += r.varint()
+		for range r.count0(uint64(n)) {
+			commands = append(commands, uint32(last))
+		}
+	}
+	if r.err != nil {
+		return events, commands, r.err
+	}
+	events, rest, err := schemas.DecodeUsageBlock(r.b, events)
+	if err == nil && (len(rest) > 0 || len(events) != len(commands)) {
+		err = errDamaged
+	}
+	return events, commands, err
+}
+
+// chunkSize is the number of events of a chunk.
+func chunkSize(v []byte) (int, error) {
+	r := reader{b: v}
+	r.form(1)
+	n := r.count(1)
+	return n, r.err
+}
+
+// eventReader walks the events of one message in the order of the log.
+type eventReader struct {
+	seq      []byte
+	cursor   *bbolt.Cursor
+	k, v     []byte
+	events   []schemas.UsageEvent
+	commands []uint32
+	at       int // place of the next event inside events
+}
+
+func newEventReader(tx *bbolt.Tx, seq uint64) *eventReader {
+	r := &eventReader{seq: keySeq(seq), cursor: tx.Bucket(bucketEvents).Cursor()}
+	r.k, r.v = r.cursor.Seek(r.seq)
+	return r
+}
+
+func (r *eventReader) load() (bool, error) {
+	if r.k == nil || !bytes.HasPrefix(r.k, r.seq) {
+		return false, nil
+	}
+	var err error
+	r.events, r.commands, err = decodeChunk(r.v, r.events[:0], r.commands[:0])
+	r.at = 0
+	r.k, r.v = r.cursor.Next()
+	return err == nil, err
+}
+
+// next gives up to n events that lie together; none at the end of the message.
+// They are valid until the next call.
+func (r *eventReader) next(n int) ([]schemas.UsageEvent, []uint32, error) {
+	if r.at == len(r.events) {
+		if ok, err := r.load(); !ok {
+			return nil, nil, err
+		}
+	}
+	end := min(len(r.events), r.at+n)
+	events, commands := r.events[r.at:end], r.commands[r.at:end]
+	r.at = end
+	return events, commands, nil
+}
+
+// skip passes over n events; whole chunks are not decoded.
+func (r *eventReader) skip(n int) error {
+	if have := min(n, len(r.events)-r.at); have > 0 {
+		r.at += have
+		n -= have
+	}
+	for n > 0 && r.k != nil && bytes.HasPrefix(r.k, r.seq) {
+		size, err := chunkSize(r.v)
+		if err != nil {
+			return err
+		}
+		if size > n {
+			if _, err := r.load(); err != nil {
+				return err
+			}
+			r.at = n
+			return nil
+		}
+		n -= size
+		r.k, r.v = r.cursor.Next()
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package store
+
+import (
+	"bytes"
+
+	"go.etcd.io/bbolt"
+)
+
+// A slice folds this many rows for each event that its message recorded, so a
+// fold ends before the next one is due: a generation has at most one row an event.
+const (
+	foldRowsPerEvent = 2
+	foldRowsAtLeast  = 64
+)
+
+// stepFold moves the fold on after a message that recorded events. What it does
+// depends on messages alone: when enough events are live they are frozen, which
+// ends the transaction; after another quarter of that the slices begin, by when
+// the rows are in order.
+func (tx *Tx) stepFold(events int) error {
+	f := &tx.fold
+	f.Live += uint64(events)
+	every := uint64(tx.store.opts.FoldEvery)
+	switch {
+	case f.To != 0 && f.Live >= every/4:
+		return tx.foldSlice(max(foldRowsAtLeast, foldRowsPerEvent*events))
+	case f.To == 0 && f.Live >= every:
+		f.Number++
+		f.To = tx.message.Seq
+		f.NextKey = nil
+		f.Live = 0
+		tx.froze = true
+	}
+	return nil
+}
+
+func (tx *Tx) foldSlice(rows int) error {
+	f := &tx.fold
+	g := tx.store.overlay.frozen
+	hours := tx.bolt.Bucket(bucketHours)
+	i := g.from(f.NextKey)
+	end := min(len(g.order), i+rows)
+	for ; i < end; i++ {
+		row := &g.order[i]
+		if err := tx.addHours(hours, row); err != nil {
+			return err
+		}
+	}
+	tx.sliced = true
+	if i < len(g.order) {
+		f.NextKey = bytes.Clone(g.order[i].key)
+		return nil
+	}
+	f.Folded, f.To, f.NextKey = f.To, 0, nil
+	tx.folded = true
+	return nil
+}
+
+func (tx *Tx) addHours(hours *bbolt.Bucket, row *foldRow) error {
+	sums := *row.sums
+	if old := hours.Get(row.key); old != nil {
+		have, err := parseSums(old)
+		if err != nil {
+			return err
+		}
+		sums.Add(&have)
+	}
+	return hours.Put(row.key, appendSums(nil, &sums))
+}

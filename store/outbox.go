@@ -1,0 +1,384 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"sync"
+
+	"go.etcd.io/bbolt"
+
+	"grout/schemas"
+)
+
+// Rows of an outbox wait until the relay has published them. A literal row is a
+// rendered message. A usage row stands for all usage.recorded facts of a message:
+// it names ranges of the event log, and the relay renders them (architecture §2.6).
+//
+//	literal, form 1: subject, data
+//	usage,   form 2: time, causes, apps × (app, events, first sequence, cause)
+const (
+	rowLiteral = 1
+	rowUsage   = 2
+)
+
+var destinations = [...]string{schemas.DestFacts, schemas.DestDeadLetters}
+
+func destinationIndex(dest string) int { return slices.Index(destinations[:], dest) }
+
+type usageRow struct {
+	time   int64
+	causes []factCause
+	apps   []usageRange
+}
+
+// factCause is the command, or the group, that facts follow from, with what
+// travels along.
+type factCause struct {
+	schemas.Cause
+	correlation, traceparent string
+}
+
+// usageRange is one app's events of a message; they follow those of the app before it.
+type usageRange struct {
+	app      string
+	events   int
+	sequence uint64 // of the first part
+	cause    int
+}
+
+func (u *usageRange) parts() int {
+	return (u.events + schemas.MaxEventsPerPart - 1) / schemas.MaxEventsPerPart
+}
+
+func (w *usageRow) append(b []byte) []byte {
+	b = append(b, rowUsage)
+	b = binary.AppendVarint(b, w.time)
+	b = binary.AppendUvarint(b, uint64(len(w.causes)))
+	for _, c := range w.causes {
+		for _, s := range [...]string{c.ID, c.Source, c.correlation, c.traceparent} {
+			b = appendText(b, s)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(w.apps)))
+	for _, a := range w.apps {
+		b = appendText(b, a.app)
+		b = binary.AppendUvarint(b, uint64(a.events))
+		b = binary.AppendUvarint(b, a.sequence)
+		b = binary.AppendUvarint(b, uint64(a.cause))
+	}
+	return b
+}
+
+func parseUsageRow(v []byte) (w usageRow, err error) {
+	r := reader{b: v}
+	r.form(rowUsage)
+	w.time = r.varint()
+	for range r.count(4) {
+		w.causes = append(w.causes, factCause{schemas.Cause{ID: r.text(), Source: r.text()}, r.text(), r.text()})
+	}
+	for range r.count(4) {
+		a := usageRange{app: r.text(), events: int(r.uvarint()), sequence: r.uvarint(), cause: int(r.uvarint())}
+		if a.cause >= len(w.causes) {
+			r.fail()
+		}
+		w.apps = append(w.apps, a)
+	}
+	return w, r.err
+}
+
+func appendLiteral(subject string, data []byte) []byte {
+	b := make([]byte, 0, len(subject)+len(data)+8)
+	b = append(b, rowLiteral)
+	b = appendText(b, subject)
+	return append(b, data...)
+}
+
+// rowFacts is the number of facts that a row stands for.
+func rowFacts(v []byte) (int, error) {
+	if len(v) == 0 {
+		return 0, errDamaged
+	}
+	if v[0] == rowLiteral {
+		return 1, nil
+	}
+	w, err := parseUsageRow(v)
+	n := 0
+	for i := range w.apps {
+		n += w.apps[i].parts()
+	}
+	return n, err
+}
+
+// emitUsage writes the rows of the facts usage.recorded and usage.rejected. Facts
+// of a whole message stand after those of its commands.
+func (tx *Tx) emitUsage() error {
+	u := &tx.usage
+	index := uint32(len(tx.message.Commands))
+	if u.sum > 0 {
+		row := usageRow{time: tx.applied.Now}
+		facts := 0
+		places := map[causeSet]int{}
+		for _, a := range u.apps {
+			if len(a.events) == 0 {
+				continue
+			}
+			place, ok := places[a.causes.key()]
+			if !ok {
+				place = len(row.causes)
+				places[a.causes.key()] = place
+				row.causes = append(row.causes, tx.causeOf(a.causes))
+			}
+			r := usageRange{app: a.app, events: len(a.events), cause: place}
+			first, err := tx.sequences(a.app, r.parts())
+			if err != nil {
+				return err
+			}
+			r.sequence = first
+			row.apps = append(row.apps, r)
+			facts += r.parts()
+		}
+		if err := tx.putRow(schemas.DestFacts, index, row.append(nil)); err != nil {
+			return err
+		}
+		tx.factN += uint32(facts)
+	}
+	for _, a := range u.apps {
+		if a.refused == 0 {
+			continue
+		}
+		data := schemas.UsageRejectedData{AppID: a.app, Count: a.refused, Rejected: a.rejected}
+		if err := tx.emit(index, schemas.UsageRejected.Name, a.app, "app/"+a.app, tx.causeOf(a.refusals), data.AppendJSON); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// key makes one value of all sets with several commands: their cause is the group.
+func (c causeSet) key() causeSet {
+	if c.state != 1 {
+		return causeSet{state: 2}
+	}
+	return c
+}
+
+func (tx *Tx) causeOf(c causeSet) factCause {
+	if c.state != 1 {
+		return factCause{Cause: tx.message.Cause}
+	}
+	f := &tx.message.Commands[c.command]
+	return factCause{schemas.Cause{ID: f.ID, Source: f.Source}, f.CorrelationID, f.TraceParent}
+}
+
+// emit writes the row of one fact whose data is rendered now.
+func (tx *Tx) emit(index uint32, kind, app, subject string, c factCause, data func([]byte) []byte) error {
+	sequence, err := tx.sequences(app, 1)
+	if err != nil {
+		return err
+	}
+	head := schemas.FactHead{
+		Kind: kind, AppID: app, ID: schemas.FactID(c.Cause, tx.factN), Subject: subject, Time: tx.applied.Now,
+		Sequence: sequence, Cause: c.Cause, CorrelationID: c.correlation, TraceParent: c.traceparent,
+	}
+	row := appendLiteral(schemas.FactSubject(app, kind), schemas.AppendFact(nil, &head, data))
+	if err := tx.putRow(schemas.DestFacts, index, row); err != nil {
+		return err
+	}
+	tx.factN++
+	return nil
+}
+
+// DeadLetter files a command that cannot be applied.
+func (tx *Tx) DeadLetter(index uint32, l *schemas.DeadLetter) error {
+	row := appendLiteral(schemas.DeadLetterSubject(l.AppID, l.Kind), l.AppendJSON(nil, tx.applied.Now))
+	return faultOf("write dead letter", tx.putRow(schemas.DestDeadLetters, index, row))
+}
+
+func (tx *Tx) putRow(dest string, index uint32, row []byte) error {
+	at := schemas.Position{Epoch: tx.applied.Epoch, Seq: tx.message.Seq, Index: index, N: tx.factN}
+	bucket := tx.bolt.Bucket(outboxBucket(dest))
+	bucket.FillPercent = sequentialFill
+	tx.added[destinationIndex(dest)]++
+	return bucket.Put(at.Append(nil), row)
+}
+
+// sequences takes n numbers of an app's order of facts and gives the first.
+func (tx *Tx) sequences(app string, n int) (uint64, error) {
+	last, ok := tx.stage.apps[app]
+	if !ok {
+		if v := tx.bolt.Bucket(bucketApps).Get([]byte(app)); v != nil {
+			r := reader{b: v}
+			r.form(1)
+			last = r.uvarint()
+			if r.err != nil {
+				return 0, fmt.Errorf("counters of app %q: %w", app, r.err)
+			}
+		}
+	}
+	tx.stage.apps[app] = last + uint64(n)
+	return last + 1, nil
+}
+
+func (tx *Tx) putApps() error {
+	bucket := tx.bolt.Bucket(bucketApps)
+	for app, last := range tx.stage.apps {
+		if err := bucket.Put([]byte(app), binary.AppendUvarint([]byte{1}, last)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// relayStage holds where a relay stands until a transaction writes it down.
+type relayStage struct {
+	mu     sync.Mutex
+	state  schemas.RelayState
+	dirty  bool
+	signal chan struct{}
+}
+
+func newRelayStage() *relayStage { return &relayStage{signal: make(chan struct{}, 1)} }
+
+func (r *relayStage) wake() {
+	select {
+	case r.signal <- struct{}{}:
+	default:
+	}
+}
+
+// done notes that a position has been written down; a newer one stays to be.
+func (r *relayStage) done(st schemas.RelayState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state == st {
+		r.dirty = false
+	}
+}
+
+func (s *Store) loadOutbox(bolt *bbolt.Tx) error {
+	for i, dest := range destinations {
+		st, err := parseRelayState(bolt.Bucket(bucketMeta).Get(metaRelayed(dest)))
+		if err != nil {
+			return fmt.Errorf("relay to %s: %w", dest, err)
+		}
+		s.relay[dest].state = st
+		c := bolt.Bucket(outboxBucket(dest)).Cursor()
+		n := int64(0)
+		for k, _ := c.First(); k != nil; k, _ = c.Next() {
+			n++
+		}
+		s.stats.outbox[i].Store(n)
+	}
+	return nil
+}
+
+// Relayed tells where the relay to a destination stands.
+func (s *Store) Relayed(dest string) (schemas.RelayState, error) {
+	r := s.relay[dest]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state, nil
+}
+
+// MarkRelayed notes that everything up to st has been published. It becomes
+// durable with the next transaction or Settle; until then the marker in the
+// destination stream says it.
+func (s *Store) MarkRelayed(dest string, st schemas.RelayState) error {
+	r := s.relay[dest]
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.state, r.dirty = st, true
+	return nil
+}
+
+// Wake is signalled after a commit that added rows.
+func (s *Store) Wake(dest string) <-chan struct{} { return s.relay[dest].signal }
+
+// Unsettled reports whether MarkRelayed noted something that is not durable yet.
+func (s *Store) Unsettled() bool {
+	for _, r := range s.relay {
+		r.mu.Lock()
+		dirty := r.dirty
+		r.mu.Unlock()
+		if dirty {
+			return true
+		}
+	}
+	return false
+}
+
+// Settle writes down where the relays stand. It is called by the goroutine that updates.
+func (s *Store) Settle() error {
+	return s.Update(func(*Tx) error { return nil })
+}
+
+func (tx *Tx) settleRelays() error {
+	for i, dest := range destinations {
+		r := tx.store.relay[dest]
+		r.mu.Lock()
+		st, dirty := r.state, r.dirty
+		r.mu.Unlock()
+		tx.settled[i] = st
+		if !dirty {
+			continue
+		}
+		n, err := deleteRows(tx.bolt.Bucket(outboxBucket(dest)), st.After)
+		if err != nil {
+			return &Fault{"delete published rows", err}
+		}
+		tx.deleted[i] = int64(n)
+		if err := tx.bolt.Bucket(bucketMeta).Put(metaRelayed(dest), appendRelayState(nil, st)); err != nil {
+			return &Fault{"write position of relay", err}
+		}
+	}
+	return nil
+}
+
+// deleteRows removes the rows all of whose facts stand at or before a position.
+func deleteRows(bucket *bbolt.Bucket, after schemas.Position) (n int, err error) {
+	c := bucket.Cursor()
+	end := after.Append(nil)
+	for k, v := c.First(); k != nil && bytes.Compare(k, end) <= 0; k, v = c.First() {
+		last, err := schemas.ParsePosition(k)
+		if err != nil {
+			return n, err
+		}
+		facts, err := rowFacts(v)
+		if err != nil {
+			return n, err
+		}
+		last.N += uint32(facts) - 1
+		if last.Compare(after) > 0 {
+			return n, nil
+		}
+		if err := c.Delete(); err != nil {
+			return n, err
+		}
+		n++
+	}
+	return n, nil
+}
+
+func appendRelayState(b []byte, st schemas.RelayState) []byte {
+	b = append(b, 1)
+	b = st.After.Append(b)
+	return binary.AppendUvarint(b, st.MarkerSeq)
+}
+
+func parseRelayState(v []byte) (st schemas.RelayState, err error) {
+	if v == nil {
+		return st, nil
+	}
+	r := reader{b: v}
+	r.form(1)
+	if at := r.take(schemas.PositionSize); at != nil {
+		st.After, err = schemas.ParsePosition(at)
+	}
+	st.MarkerSeq = r.uvarint()
+	if r.err != nil {
+		err = r.err
+	}
+	return st, err
+}

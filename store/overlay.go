@@ -1,0 +1,169 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	"grout/schemas"
+)
+
+// The newest aggregates live in memory and reach their bucket in folds: a fold
+// takes the rows of a frozen generation in key order, a slice with each message
+// (architecture §4). Memory holds nothing that the event log cannot give again.
+type overlay struct {
+	live   *generation
+	frozen *generation // nil when no fold is running
+}
+
+// generation is a set of aggregate rows. Once frozen it never changes.
+type generation struct {
+	number uint64
+	apps   map[string]map[uint32]map[string]*schemas.UsageSums // app → hour → rest of the key → sums
+	rows   int
+	sorted chan struct{} // closed when order is there
+	order  []foldRow
+}
+
+type foldRow struct {
+	key  []byte
+	sums *schemas.UsageSums
+}
+
+func newGeneration(number uint64) *generation {
+	return &generation{number: number, apps: map[string]map[uint32]map[string]*schemas.UsageSums{}}
+}
+
+// adder adds events to a generation; it remembers where the last one went.
+type adder struct {
+	to    *generation
+	app   string
+	hours map[uint32]map[string]*schemas.UsageSums
+	hour  uint32
+	rows  map[string]*schemas.UsageSums
+	key   []byte
+	exact bool
+}
+
+func (g *generation) adder() *adder { return &adder{to: g, exact: true} }
+
+func (a *adder) add(e *schemas.UsageEvent) {
+	if a.hours == nil || a.app != e.AppID {
+		a.hours = a.to.apps[e.AppID]
+		if a.hours == nil {
+			a.hours = map[uint32]map[string]*schemas.UsageSums{}
+			a.to.apps[string([]byte(e.AppID))] = a.hours
+		}
+		a.app, a.rows = e.AppID, nil
+	}
+	if h := hourOf(e.Timestamp); a.rows == nil || a.hour != h {
+		a.rows = a.hours[h]
+		if a.rows == nil {
+			a.rows = map[string]*schemas.UsageSums{}
+			a.hours[h] = a.rows
+		}
+		a.hour = h
+	}
+	a.key = appendRest(a.key[:0], e.TenantID, e.UserID, e.WorkflowID, e.Model)
+	sums := a.rows[string(a.key)]
+	if sums == nil {
+		sums = new(schemas.UsageSums)
+		a.rows[string(a.key)] = sums
+		a.to.rows++
+	}
+	one := sumsOf(e)
+	a.exact = sums.Add(&one) && a.exact
+}
+
+func sumsOf(e *schemas.UsageEvent) schemas.UsageSums {
+	return schemas.UsageSums{
+		Events: 1, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens,
+		CachedTokens: e.CachedTokens, ReasoningTokens: e.ReasoningTokens, Cost: e.Cost,
+	}
+}
+
+// freeze ends the generation and orders it beside the running partition.
+func (g *generation) freeze() {
+	g.sorted = make(chan struct{})
+	go func() {
+		defer close(g.sorted)
+		g.order = make([]foldRow, 0, g.rows)
+		for app, hours := range g.apps {
+			for hour, rows := range hours {
+				prefix := appendHourAppKey(nil, hour, app)
+				for rest, sums := range rows {
+					g.order = append(g.order, foldRow{append(prefix[:len(prefix):len(prefix)], rest...), sums})
+				}
+			}
+		}
+		slices.SortFunc(g.order, func(a, b foldRow) int { return bytes.Compare(a.key, b.key) })
+	}()
+}
+
+// from gives the place of the first row at or after a key.
+func (g *generation) from(key []byte) int {
+	<-g.sorted
+	i, _ := slices.BinarySearchFunc(g.order, key, func(r foldRow, k []byte) int { return bytes.Compare(r.key, k) })
+	return i
+}
+
+// each calls do with the rows of an app inside hours, in no order.
+func (g *generation) each(app string, from, to uint32, do func(hour uint32, rest string, sums *schemas.UsageSums)) {
+	for hour, rows := range g.apps[app] {
+		if hour < from || hour >= to {
+			continue
+		}
+		for rest, sums := range rows {
+			do(hour, rest, sums)
+		}
+	}
+}
+
+// foldState is the record of how far aggregates have reached their bucket.
+// Everything up to message Folded is there. While To is not 0 the frozen
+// generation covers what follows Folded up to To, and its rows below NextKey
+// are there too.
+type foldState struct {
+	Number  uint64 // of the frozen generation, or of the last one
+	Folded  uint64
+	To      uint64
+	NextKey []byte
+	Live    uint64 // events in the live generation
+}
+
+func (f *foldState) append(b []byte) []byte {
+	b = append(b, 1)
+	for _, n := range [...]uint64{f.Number, f.Folded, f.To, f.Live} {
+		b = binary.AppendUvarint(b, n)
+	}
+	b = binary.AppendUvarint(b, uint64(len(f.NextKey)))
+	return append(b, f.NextKey...)
+}
+
+func parseFoldState(b []byte) (f foldState, err error) {
+	if b == nil {
+		return f, nil
+	}
+	r := reader{b: b}
+	r.form(1)
+	f.Number, f.Folded, f.To, f.Live = r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()
+	f.NextKey = bytes.Clone(r.take(r.uvarint()))
+	return f, r.err
+}
+
+func appendSums(b []byte, s *schemas.UsageSums) []byte {
+	b = append(b, 1)
+	for _, n := range [...]int64{s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens, s.Cost} {
+		b = binary.AppendVarint(b, n)
+	}
+	return b
+}
+
+func parseSums(b []byte) (s schemas.UsageSums, err error) {
+	r := reader{b: b}
+	r.form(1)
+	for _, n := range [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost} {
+		*n = r.varint()
+	}
+	return s, r.err
+}

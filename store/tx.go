@@ -1,0 +1,260 @@
+package store
+
+import (
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"grout/schemas"
+)
+
+// Tx is a running transaction. Messages are applied in it one after another,
+// each between Begin and End.
+type Tx struct {
+	bolt    *bbolt.Tx
+	store   *Store
+	stage   *stage
+	applied applied
+	fold    foldState
+	next    uint64
+
+	message  Message
+	firstID  int // place in the stage of the message's first id
+	usage    messageUsage
+	factN    uint32
+	added    [2]int64 // outbox rows, by destination
+	deleted  [2]int64
+	settled  [2]schemas.RelayState
+	froze    bool
+	folded   bool
+	sliced   bool
+	messages int
+}
+
+// Message is the head of a message that is applied.
+type Message struct {
+	Seq           uint64
+	StoredAt      int64 // nanoseconds since 1970 UTC
+	StreamCreated int64
+	Digest        [16]byte
+	Cause         schemas.Cause // the group itself, cause of facts of several commands
+	Commands      []schemas.CommandFrame
+}
+
+// stage is what a transaction changes in memory. It reaches readers after the
+// commit and is thrown away with a failed transaction.
+type stage struct {
+	ids    idStage
+	events []*schemas.UsageEvent
+	apps   map[string]uint64 // app → its last fact sequence
+}
+
+func (g *stage) reset() {
+	g.ids.reset()
+	clear(g.events)
+	g.events = g.events[:0]
+	clear(g.apps)
+}
+
+// Update runs fn in a transaction and commits it. After an error nothing has
+// changed, on disk or in memory. An error of the file itself is a *Fault.
+func (s *Store) Update(fn func(tx *Tx) error) error {
+	bolt, err := s.db.Begin(true)
+	if err != nil {
+		return &Fault{"begin a transaction", err}
+	}
+	s.stage.reset()
+	if s.stage.apps == nil {
+		s.stage.apps = map[string]uint64{}
+	}
+	tx := &Tx{bolt: bolt, store: s, stage: &s.stage, applied: s.applied, fold: s.fold, next: s.next}
+	if err := tx.run(fn); err != nil {
+		_ = bolt.Rollback()
+		return err
+	}
+	s.fault("tx.inside")
+	start := time.Now()
+	if err := bolt.Commit(); err != nil {
+		return &Fault{"commit", err}
+	}
+	s.stats.commit.Add(int64(time.Since(start)))
+	s.fault("tx.committed")
+	if tx.sliced {
+		s.fault("fold.slice")
+	}
+	s.merge(tx)
+	return nil
+}
+
+// Fault is an error of the file: after it the partition must be opened again.
+type Fault struct {
+	Doing string
+	Err   error
+}
+
+func (f *Fault) Error() string { return "store: " + f.Doing + ": " + f.Err.Error() }
+
+// Unwrap gives the cause.
+func (f *Fault) Unwrap() error { return f.Err }
+
+func (tx *Tx) run(fn func(*Tx) error) (err error) {
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if err := tx.putApps(); err != nil {
+		return &Fault{"write app counters", err}
+	}
+	meta := tx.bolt.Bucket(bucketMeta)
+	for _, r := range [...]struct{ k, v []byte }{
+		{metaApplied, tx.applied.append(nil)},
+		{metaFold, tx.fold.append(nil)},
+		{metaIDs, binary.BigEndian.AppendUint64(nil, tx.next)},
+	} {
+		if err := meta.Put(r.k, r.v); err != nil {
+			return &Fault{"write " + string(r.k), err}
+		}
+	}
+	return tx.settleRelays()
+}
+
+// merge shows readers what the transaction changed.
+func (s *Store) merge(tx *Tx) {
+	s.idMu.Lock()
+	for i := range s.stage.ids.entries {
+		e := &s.stage.ids.entries[i]
+		if e.from != 0 {
+			s.ids.move(&e.fp, e.from, e.ordinal)
+		} else {
+			s.ids.add(&e.fp, e.ordinal)
+		}
+	}
+	s.idMu.Unlock()
+	s.next = tx.next
+	s.noteIDs()
+
+	s.mu.Lock()
+	add := s.overlay.live.adder()
+	for _, e := range s.stage.events {
+		add.add(e)
+	}
+	if tx.folded {
+		s.overlay.frozen = nil
+	}
+	if tx.froze {
+		s.overlay.frozen = s.overlay.live
+		s.overlay.frozen.number = tx.fold.Number
+		s.overlay.live = newGeneration(0)
+		s.overlay.frozen.freeze()
+	}
+	s.applied, s.fold = tx.applied, tx.fold
+	s.mu.Unlock()
+
+	s.stats.transactions.Add(1)
+	s.stats.messages.Add(int64(tx.messages))
+	s.stats.events.Add(int64(len(s.stage.events)))
+	for i, dest := range destinations {
+		s.stats.outbox[i].Add(tx.added[i] - tx.deleted[i])
+		s.relay[dest].done(tx.settled[i])
+		if tx.added[i] > 0 {
+			s.relay[dest].wake()
+		}
+	}
+	s.stage.reset() // lets go of the messages
+}
+
+// Sealed reports that the transaction must be committed before the next message.
+func (tx *Tx) Sealed() bool { return tx.froze }
+
+// Begin opens a message.
+func (tx *Tx) Begin(m Message) {
+	tx.message = m
+	tx.firstID = len(tx.stage.ids.entries)
+	tx.usage.reset()
+	tx.factN = 0
+}
+
+// Command moves handler time on to the instant at which a command was accepted;
+// it never goes back. It returns handler time.
+func (tx *Tx) Command(c *schemas.CommandFrame) int64 {
+	tx.applied.Now = max(tx.applied.Now, c.Accepted)
+	return tx.applied.Now
+}
+
+// Place tells where the command with the given index of the message stands.
+func (tx *Tx) Place(index uint32) Place { return Place{tx.message.Seq, index} }
+
+// End closes the message: ids, events, facts, position.
+func (tx *Tx) End() error {
+	events := tx.usage.order()
+	for i := range events {
+		tx.stage.events = append(tx.stage.events, events[i].event)
+	}
+	if err := tx.end(events); err != nil {
+		return &Fault{fmt.Sprintf("write message %d", tx.message.Seq), err}
+	}
+	tx.messages++
+	return nil
+}
+
+func (tx *Tx) end(events []recorded) error {
+	m := &tx.message
+	if err := tx.putIDs(); err != nil {
+		return err
+	}
+	if err := tx.putEvents(m.Seq, events); err != nil {
+		return err
+	}
+	if err := tx.emitUsage(); err != nil {
+		return err
+	}
+	a := &tx.applied
+	a.Seq, a.StoredAt, a.Digest, a.StreamCreated = m.Seq, m.StoredAt, m.Digest, m.StreamCreated
+	positions := tx.bolt.Bucket(bucketPositions)
+	positions.FillPercent = sequentialFill
+	v := binary.BigEndian.AppendUint64(nil, uint64(m.StoredAt))
+	if err := positions.Put(keySeq(m.Seq), append(v, m.Digest[:]...)); err != nil {
+		return err
+	}
+	if a.Positions++; a.Positions > keptPositions {
+		c := positions.Cursor()
+		c.First()
+		if err := c.Delete(); err != nil {
+			return err
+		}
+		a.Positions--
+	}
+	return tx.stepFold(len(events))
+}
+
+func (tx *Tx) putIDs() error {
+	entries := tx.stage.ids.entries[tx.firstID:]
+	bucket := tx.bolt.Bucket(bucketIDs)
+	bucket.FillPercent = sequentialFill
+	for len(entries) > 0 {
+		n := min(len(entries), idChunkLength)
+		v := make([]byte, 0, n*idEntrySize)
+		for i := range entries[:n] {
+			v = entries[i].append(v)
+		}
+		if err := bucket.Put(keyOrdinal(entries[0].ordinal), v); err != nil {
+			return err
+		}
+		entries = entries[n:]
+	}
+	return nil
+}
+
+// find gives the newest entry of an id, staged or committed.
+func (tx *Tx) find(fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err error) {
+	if s := tx.stage.ids.get(fp); s != nil {
+		return s.ordinal, s.idEntry, nil
+	}
+	return tx.store.lookup(tx.bolt.Bucket(bucketIDs), fp)
+}
+
+func (tx *Tx) enter(e idEntry, from uint64) {
+	tx.stage.ids.add(stagedID{idEntry: e, ordinal: tx.next, from: from})
+	tx.next++
+}
