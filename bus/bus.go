@@ -98,8 +98,9 @@ func (b *Bus) streams() []jetstream.StreamConfig {
 	facts.Subjects = []string{schemas.SubjectsFacts, schemas.MarkerSubjects(schemas.DestFacts)}
 	facts.Discard, facts.MaxBytes, facts.MaxAge = jetstream.DiscardOld, b.cfg.FactBytes, b.cfg.FactAge
 	facts.AllowAtomicPublish, facts.AllowRollup = true, true
+	// No ConsumerLimits: with a max_ack_pending the server refuses every consumer
+	// without acknowledgements, ordered ones included. The gate bounds them.
 	facts.MaxConsumers = maxStreamConsumers
-	facts.ConsumerLimits = jetstream.StreamConsumerLimits{MaxAckPending: maxConsumerPending}
 
 	dead := facts
 	dead.Name = schemas.StreamDeadLetters

@@ -207,8 +207,6 @@ func boundConsumer(c *server.ConsumerConfig) *refusal {
 		return refuse(codeBadDeliver, "push consumers are not offered here: use a pull consumer")
 	case c.Direct || c.Sourcing || c.AckPolicy == server.AckFlowControl:
 		return refuse(codeBadRequest, "consumers of mirrors and sources are not offered here")
-	case c.MaxAckPending < 0 || c.MaxAckPending > maxConsumerPending:
-		return refuse(codeBadRequest, "max_ack_pending must be between 1 and %d", maxConsumerPending)
 	case c.MaxWaiting < 0 || c.MaxWaiting > maxConsumerWaiting:
 		return refuse(codeBadRequest, "max_waiting must be between 1 and %d", maxConsumerWaiting)
 	case c.InactiveThreshold < 0 || c.InactiveThreshold > maxConsumerInactive:
@@ -216,8 +214,12 @@ func boundConsumer(c *server.ConsumerConfig) *refusal {
 	case len(c.FilterSubjects) > maxConsumerFilters:
 		return refuse(codeBadRequest, "there are more than %d filter_subjects", maxConsumerFilters)
 	}
-	if c.MaxAckPending == 0 && c.AckPolicy != server.AckNone {
+	switch {
+	case c.AckPolicy == server.AckNone:
+	case c.MaxAckPending == 0:
 		c.MaxAckPending = stdConsumerPending
+	case c.MaxAckPending < 0 || c.MaxAckPending > maxConsumerPending:
+		c.MaxAckPending = maxConsumerPending // older clients ask for half a million by default
 	}
 	if len(c.FilterSubjects) == 0 {
 		asked := c.FilterSubject

@@ -203,7 +203,13 @@ func (l *serverLog) Noticef(string, ...any) {}
 func (l *serverLog) Debugf(string, ...any)  {}
 func (l *serverLog) Tracef(string, ...any)  {}
 
-func (l *serverLog) Warnf(format string, args ...any)  { l.write(slog.LevelWarn, format, args) }
+func (l *serverLog) Warnf(format string, args ...any) {
+	if strings.HasPrefix(format, "Maximum payloads over") {
+		return // maxPayload is meant
+	}
+	l.write(slog.LevelWarn, format, args)
+}
+
 func (l *serverLog) Errorf(format string, args ...any) { l.write(slog.LevelError, format, args) }
 
 func (l *serverLog) Fatalf(format string, args ...any) {

@@ -97,7 +97,7 @@ func (s *Source) Next(ctx context.Context) (schemas.StreamMessage, error) {
 				return got, nil
 			}
 		case <-tick.C:
-			if s.b.nc.Stats().Reconnects != s.connects || time.Since(s.heard) > silenceLimit {
+			if s.b.nc.IsClosed() || s.b.nc.Stats().Reconnects != s.connects || time.Since(s.heard) > silenceLimit {
 				s.drop()
 			}
 			tick.Reset(sourceTick)

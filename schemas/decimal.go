@@ -2,6 +2,49 @@ package schemas
 
 import "strconv"
 
+// scanNumber returns the length of the JSON number that text begins with, or
+// how far it could be read. What follows the number is the caller's to judge.
+func scanNumber(text string) (n int, whole, ok bool) {
+	i := 0
+	if i < len(text) && text[i] == '-' {
+		i++
+	}
+	if i < len(text) && text[i] == '0' {
+		i++
+		if i < len(text) && text[i]-'0' <= 9 {
+			return i, false, false
+		}
+	} else if i, ok = scanDigits(text, i); !ok {
+		return i, false, false
+	}
+	whole = true
+	if i < len(text) && text[i] == '.' {
+		whole = false
+		if i, ok = scanDigits(text, i+1); !ok {
+			return i, false, false
+		}
+	}
+	if i < len(text) && text[i]|0x20 == 'e' {
+		whole = false
+		i++
+		if i < len(text) && (text[i] == '+' || text[i] == '-') {
+			i++
+		}
+		if i, ok = scanDigits(text, i); !ok {
+			return i, false, false
+		}
+	}
+	return i, whole, true
+}
+
+func scanDigits(text string, i int) (end int, ok bool) {
+	from := i
+	for i < len(text) && text[i]-'0' <= 9 {
+		i++
+	}
+	return i, i > from
+}
+
 // hugeExponent is where exponents stop being counted: far beyond what the
 // digits of any text that fits into memory could bring back.
 const hugeExponent = 1 << 40

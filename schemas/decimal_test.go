@@ -35,6 +35,7 @@ func TestParseCost(t *testing.T) {
 		"1000000000.000000001":                   {0, CodeOutOfRange},
 		"9999999999.999999999":                   {0, CodeOutOfRange},
 		"10000000000":                            {0, CodeOutOfRange},
+		"18446744073.709551617":                  {0, CodeOutOfRange}, // 2⁶⁴ + 1 nano-units
 		"1e18":                                   {0, CodeOutOfRange},
 		"1e400":                                  {0, CodeOutOfRange},
 		"1e99999999999999999999":                 {0, CodeOutOfRange},

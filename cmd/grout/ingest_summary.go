@@ -107,8 +107,9 @@ func (s *ingestSummary) print(out io.Writer) error {
 		line("skipped", "%s rows that could not be read", thousands(s.Skipped))
 	}
 	line("batches", "%s", thousands(s.Batches))
-	line("replayed", "%s batches with %s events had been answered before, and were answered the same again",
-		thousands(s.ReplayedBatches), thousands(s.ReplayedEvents))
+	if s.ReplayedBatches > 0 {
+		line("replayed", "%s batches with %s events, counted by an earlier run", thousands(s.ReplayedBatches), thousands(s.ReplayedEvents))
+	}
 	line("input", "%s tokens", thousands(s.InputTokens))
 	line("output", "%s tokens", thousands(s.OutputTokens))
 	if s.Offset != "" {

@@ -40,9 +40,10 @@ func (s *Server) batchStatus(c echo.Context) error {
 	if !found || status.BatchID != id {
 		return schemas.Errorf(schemas.CodeNotFound, "Batch not found")
 	}
-	state := "accepted"
-	if status.Applied {
-		state = "applied"
+	state := "applied"
+	if !status.Applied {
+		// What some of its commands did is no result of the request.
+		state, status.Outcome = "accepted", schemas.IngestOutcome{}
 	}
 	b := append(make([]byte, 0, 256+128*len(status.Outcome.Errors)), `{"batch_id":`...)
 	b = appendAnyText(b, status.BatchID)

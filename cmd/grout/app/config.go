@@ -49,15 +49,14 @@ type Config struct {
 	ConsumerPasswords Secret
 	AdminPasswords    Secret
 
-	Partitions       int
-	MaxBodyBytes     int64 // of a request as sent
-	MaxUnpackedBytes int64 // of a request after decompression
-	CommandBytes     int64 // of MOZAIKS_CMD
-	FactBytes        int64 // of MOZAIKS_EVT
-	DeadLetterBytes  int64 // of MOZAIKS_DLQ
-	WaitLimit        time.Duration
-	DuplicateWindow  time.Duration
-	FoldEvery        int // applied events
+	Partitions      int
+	MaxBodyBytes    int64 // of a request as sent
+	CommandBytes    int64 // of MOZAIKS_CMD
+	FactBytes       int64 // of MOZAIKS_EVT
+	DeadLetterBytes int64 // of MOZAIKS_DLQ
+	WaitLimit       time.Duration
+	DuplicateWindow time.Duration
+	FoldEvery       int // applied events
 
 	origins map[string]string
 }
@@ -104,8 +103,7 @@ var settings = []setting{
 	{"log_format", "MOZAIKS_LOG_FORMAT", "text", "text or json", false, text(func(c *Config) *string { return &c.LogFormat }, oneOf("text", "json"))},
 	{"log_level", "MOZAIKS_LOG_LEVEL", "info", "debug, info, warn or error", false, text(func(c *Config) *string { return &c.LogLevel }, oneOf("debug", "info", "warn", "error"))},
 	{"partitions", "MOZAIKS_PARTITIONS", "1", "partitions of the state; fixed once the data directory exists", false, count(func(c *Config) *int { return &c.Partitions }, 1, 64)},
-	{"max_body_bytes", "MOZAIKS_MAX_BODY_BYTES", "16MiB", "largest request body as sent", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes }, kib, gib)},
-	{"max_unpacked_bytes", "MOZAIKS_MAX_UNPACKED_BYTES", "64MiB", "largest request body after decompression", false, size(func(c *Config) *int64 { return &c.MaxUnpackedBytes }, kib, 4*gib)},
+	{"max_body_bytes", "MOZAIKS_MAX_BODY_BYTES", "16MiB", "largest request body", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes }, kib, 256*mib)},
 	{"command_max_bytes", "MOZAIKS_COMMAND_MAX_BYTES", "8GiB", "disk the command stream may use", false, size(func(c *Config) *int64 { return &c.CommandBytes }, 16*mib, 1024*tib)},
 	{"fact_max_bytes", "MOZAIKS_FACT_MAX_BYTES", "4GiB", "disk the fact stream may use; the oldest facts go first", false, size(func(c *Config) *int64 { return &c.FactBytes }, 16*mib, 1024*tib)},
 	{"dead_letter_max_bytes", "MOZAIKS_DEAD_LETTER_MAX_BYTES", "256MiB", "disk the dead letters may use; the oldest go first", false, size(func(c *Config) *int64 { return &c.DeadLetterBytes }, 16*mib, 1024*tib)},
@@ -223,10 +221,6 @@ func (c *Config) Validate() error {
 	}
 	if c.InProduction() && (c.AppID == "" || c.origins["app_id"] == "default") {
 		return errors.New("ENV=production needs an app id; set MOZAIKS_APP_ID")
-	}
-	if c.MaxUnpackedBytes < c.MaxBodyBytes {
-		return fmt.Errorf("%s: %s is less than the %s of max_body_bytes; raise it or lower max_body_bytes",
-			c.origin("max_unpacked_bytes"), formatSize(c.MaxUnpackedBytes), formatSize(c.MaxBodyBytes))
 	}
 	if c.Env != "" {
 		return nil

@@ -140,7 +140,7 @@ func TestRefused(t *testing.T) {
 		{"number as text", "app_id: 007\n", nil, nil, []string{"grout.yaml: app_id", "quotes"}},
 		{"list", "app_id: [a]\n", nil, nil, []string{"grout.yaml: app_id", "wrong kind"}},
 		{"size", "", []string{"MOZAIKS_FACT_MAX_BYTES=lots"}, nil, []string{"environment MOZAIKS_FACT_MAX_BYTES", "8GiB"}},
-		{"size out of range", "", nil, []string{"--max-body-bytes", "1"}, []string{"flag --max-body-bytes", "between 1KiB and 1GiB"}},
+		{"size out of range", "", nil, []string{"--max-body-bytes", "1"}, []string{"flag --max-body-bytes", "between 1KiB and 256MiB"}},
 		{"size too large to count", "", nil, []string{"--fact-max-bytes", "9223372036854775807TiB"}, []string{"not a size"}},
 		{"number", "partitions: 0\n", nil, nil, []string{"grout.yaml: partitions", "from 1 to 64"}},
 		{"duration", "", []string{"MOZAIKS_WAIT_LIMIT=10"}, nil, []string{"environment MOZAIKS_WAIT_LIMIT", "10s"}},
@@ -156,7 +156,6 @@ func TestRefused(t *testing.T) {
 		{"open address", "", []string{"MOZAIKS_HTTP_ADDR=:8080"}, nil, []string{"environment MOZAIKS_HTTP_ADDR", "ENV"}},
 		{"open address on NATS", "nats_listen: 0.0.0.0:4222\n", nil, nil, []string{"grout.yaml: nats_listen", "ENV"}},
 		{"a name is not loopback", "", []string{"MOZAIKS_HTTP_ADDR=example.org:80"}, nil, []string{"other machines"}},
-		{"unpacked below body", "", nil, []string{"--max-unpacked-bytes", "1MiB"}, []string{"flag --max-unpacked-bytes", "1MiB", "16MiB"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, _, err := load(t, tt.file, tt.env, tt.args)

@@ -24,7 +24,7 @@ func newLogger(w io.Writer, cfg Config) *slog.Logger {
 	if f, ok := w.(*os.File); ok {
 		colour = term.IsTerminal(int(f.Fd()))
 	}
-	return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.RFC3339, NoColor: !colour}))
+	return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.RFC3339, NoColor: !colour}))
 }
 
 // Version is that of the module, or of the commit it was built from.
