@@ -14,10 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m,
-		// The server's and client's background sweepers outlive a Shutdown by a moment or for good.
-		goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*Server).startGWReplyMapExpiration.func1"),
-	)
+	goleak.VerifyTestMain(m)
 }
 
 const patience = 20 * time.Second

@@ -245,8 +245,12 @@ func checkEvent(e *event.Event) error {
 		return fmt.Errorf("the event has more than %d extensions", maxAttributes)
 	}
 	for _, a := range [...]struct{ name, value string }{
-		{"id", e.ID()}, {"source", e.Source()}, {"type", e.Type()}, {"subject", e.Subject()},
-		{"dataschema", e.DataSchema()}, {"datacontenttype", e.DataContentType()},
+		{"id", e.ID()},
+		{"source", e.Source()},
+		{"type", e.Type()},
+		{"subject", e.Subject()},
+		{"dataschema", e.DataSchema()},
+		{"datacontenttype", e.DataContentType()},
 	} {
 		if err := checkAttribute(a.value); err != nil {
 			return fmt.Errorf("attribute %s: %w", a.name, err)

@@ -72,7 +72,7 @@ func (h *house) works(t *testing.T) {
 
 type streamSum struct{ first, last, msgs uint64 }
 
-// untouched is what attacks must not change: the streams, but for what is at work.
+// sums is what attacks must not change.
 func (h *house) sums(t *testing.T) map[string]streamSum {
 	t.Helper()
 	out := map[string]streamSum{}

@@ -161,6 +161,9 @@ func (c *Pending) Wait(ctx context.Context) (Receipt, error) {
 	select {
 	case <-c.done: // it came just before
 		return c.receipt()
+	default:
+	}
+	select {
 	case <-c.stored:
 		return Receipt{Seq: c.seq.Load(), Index: c.index}, nil
 	default:

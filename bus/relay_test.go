@@ -92,8 +92,14 @@ func TestRelayCutsBatchesBySize(t *testing.T) {
 	o := newMemoryOutbox()
 	o.addSized(3, 8<<20-100_000)
 	o.addSized(12, 1<<20)
-	relayAll(t, b, o, RelayOptions{})
+	r := b.NewRelay(schemas.DestFacts, 0, o, RelayOptions{})
+	stop := run(t, r.Run)
+	eventually(t, "the relay has caught up", o.caughtUp)
+	_ = stop()
 	wantFacts(t, b, 15)
+	if st := r.Stats(); st.Errors != 0 || st.Batches != 5 {
+		t.Errorf("%+v", st)
+	}
 }
 
 func TestRelayToDeadLetters(t *testing.T) {
@@ -307,7 +313,7 @@ func TestTwoRelaysRacing(t *testing.T) {
 
 func TestOpenRefusesUnsafeStreams(t *testing.T) {
 	unsafe := map[string]func(*jetstream.StreamConfig){
-		"storage":   func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
+		"storage":   func(c *jetstream.StreamConfig) { c.Storage, c.MaxBytes = jetstream.MemoryStorage, 1<<20 },
 		"subjects":  func(c *jetstream.StreamConfig) { c.Subjects = []string{"mozaiks.v1.grp.>", "other"} },
 		"discard":   func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
 		"retention": func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy },

@@ -26,6 +26,7 @@ const (
 	maxJSMemory    = 64 << 20
 	defaultStore   = 1 << 40
 	startTimeout   = 30 * time.Second
+	startPoll      = 20 * time.Millisecond // how soon a fatal error is noticed
 )
 
 // ServerOptions say how the embedded NATS server runs.
@@ -84,22 +85,19 @@ func StartServer(o ServerOptions) (*Server, error) {
 
 func (s *Server) start(logs *serverLog, o ServerOptions) error {
 	s.ns.Start()
-	ready := make(chan bool, 1)
-	go func() { ready <- s.ns.ReadyForConnections(startTimeout) }()
-	select {
-	case ok := <-ready:
+	for limit := time.Now().Add(startTimeout); ; {
+		ready := s.ns.ReadyForConnections(startPoll)
 		select {
 		case text := <-logs.fatal:
 			return fmt.Errorf("start the NATS server on %q in %s: %s", o.Listen, o.Dir, text)
 		default:
 		}
-		if !ok {
+		if ready {
+			break
+		}
+		if time.Now().After(limit) {
 			return fmt.Errorf("the NATS server on %q was not ready within %s", o.Listen, startTimeout)
 		}
-	case text := <-logs.fatal:
-		s.ns.Shutdown()
-		<-ready
-		return fmt.Errorf("start the NATS server on %q in %s: %s", o.Listen, o.Dir, text)
 	}
 	if !s.ns.JetStreamEnabled() {
 		return fmt.Errorf("JetStream did not start in %s", o.Dir)

@@ -119,6 +119,7 @@ func (l *Loop) drain(ctx context.Context, queue <-chan *message) error {
 			return nil
 		case <-settle.C:
 			if l.o.Store.Unsettled() {
+				l.fault("relay.settle")
 				if err := l.o.Store.Settle(); err != nil {
 					return err
 				}

@@ -89,10 +89,10 @@ func run(ctx context.Context, o options) (*Verdict, error) {
 	start := time.Now()
 	b := newBooks(o.seed)
 	s := &server{o: o, rng: newRand(o.seed, 99)}
-	if err := s.start(ctx, s.point()); err != nil {
+	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
-	defer s.kill()
+	defer func() { s.current().Kill() }()
 	c := &campaign{o: o, books: b, server: s}
 	if err := c.run(ctx); err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func run(ctx context.Context, o options) (*Verdict, error) {
 	if err := verify(ctx, b, s, v); err != nil {
 		return nil, err
 	}
-	if err := s.stop(); err != nil {
+	if err := s.current().Stop(); err != nil {
 		v.Faults = append(v.Faults, err.Error())
 	}
 	v.Seconds = time.Since(start).Seconds()

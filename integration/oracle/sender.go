@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"grout/integration/process"
 )
 
 // resendAfter keeps repeats clear of every dedupe window of the streams.
@@ -131,7 +133,7 @@ func (c *campaign) post(ctx context.Context, r *request) (*answer, error) {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("X-Internal-API-Key", internalKey)
+	req.Header.Set("X-Internal-API-Key", process.InternalKey)
 	status, header, body, err := do(req)
 	if err != nil {
 		return nil, err
@@ -163,7 +165,7 @@ func (c *campaign) follow(ctx context.Context, base string, body []byte) (*answe
 		if err != nil {
 			return nil, err
 		}
-		req.Header.Set("X-Internal-API-Key", internalKey)
+		req.Header.Set("X-Internal-API-Key", process.InternalKey)
 		status, _, body, err := do(req)
 		if err != nil || status != http.StatusOK {
 			return nil, fmt.Errorf("status %d: %w", status, err)

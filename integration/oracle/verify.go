@@ -13,6 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"grout/integration/process"
 )
 
 type sums struct {
@@ -38,7 +40,7 @@ func usage(ctx context.Context, base string, query url.Values) (*report, error) 
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("X-Internal-API-Key", internalKey)
+	req.Header.Set("X-Internal-API-Key", process.InternalKey)
 	status, _, body, err := do(req)
 	if err != nil {
 		return nil, err
@@ -125,7 +127,7 @@ type fact struct {
 }
 
 func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault func(string, ...any)) error {
-	nc, err := nats.Connect(s.nats, nats.UserInfo("consumer", consumerPassword))
+	nc, err := nats.Connect(s.current().NATS, nats.UserInfo("consumer", process.ConsumerPassword))
 	if err != nil {
 		return fmt.Errorf("connect as consumer: %w", err)
 	}
