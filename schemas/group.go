@@ -81,7 +81,12 @@ func DecodeGroup(data []byte) ([]CommandFrame, error) {
 	if form := r.byte(); r.err == nil && form != GroupForm {
 		return nil, ErrGroupForm
 	}
-	commands := make([]CommandFrame, r.count(1))
+	n := r.count(1)
+	if n > MaxGroupCommands { // a frame may be one byte, a command is many
+		r.fail()
+		return nil, r.err
+	}
+	commands := make([]CommandFrame, n)
 	for i := range commands {
 		frame := r.bytes(r.uvarint())
 		if r.err != nil {

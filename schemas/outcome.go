@@ -85,5 +85,8 @@ func DecodeReplies(src []byte) ([][]byte, error) {
 	for i := range outcomes {
 		outcomes[i] = r.bytes(r.uvarint())
 	}
+	if r.err == nil && len(r.b) > 0 {
+		r.fail()
+	}
 	return outcomes, r.err
 }

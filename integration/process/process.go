@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,9 @@ type Options struct {
 	Binary string
 	Data   string   // data directory; the process runs in its parent
 	Env    []string // beside what is set here; later ones win
+	// GenerateSecrets leaves keys and passwords to the process.
+	GenerateSecrets bool
+	Stdout          io.Writer
 }
 
 // Process is a running grout.
@@ -56,13 +60,17 @@ var ErrKilled = errors.New("the process was killed before it was ready")
 func Start(ctx context.Context, o Options) (*Process, error) {
 	cmd := exec.Command(o.Binary, "serve")
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "MOZAIKS_") || strings.HasPrefix(v, "GROUT_") || strings.HasPrefix(v, "ENV=") || strings.HasPrefix(v, "PORT=")
+		name, _, _ := strings.Cut(v, "=")
+		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY"}, name)
 	}),
-		"MOZAIKS_DATA_DIR="+o.Data, "MOZAIKS_HTTP_ADDR=127.0.0.1:0", "MOZAIKS_NATS_LISTEN=127.0.0.1:0", "MOZAIKS_LOG_FORMAT=json",
-		"INTERNAL_API_KEY="+InternalKey, "MOZAIKS_ALLOWED_SERVICE_KEYS="+ServiceKey,
-		"MOZAIKS_NATS_CONSUMER_PASSWORD="+ConsumerPassword, "MOZAIKS_NATS_ADMIN_PASSWORD="+AdminPassword,
-	)
+		"MOZAIKS_DATA_DIR="+o.Data, "MOZAIKS_HTTP_ADDR=127.0.0.1:0", "MOZAIKS_NATS_LISTEN=127.0.0.1:0", "MOZAIKS_LOG_FORMAT=json")
+	if !o.GenerateSecrets {
+		cmd.Env = append(cmd.Env,
+			"INTERNAL_API_KEY="+InternalKey, "MOZAIKS_ALLOWED_SERVICE_KEYS="+ServiceKey,
+			"MOZAIKS_NATS_CONSUMER_PASSWORD="+ConsumerPassword, "MOZAIKS_NATS_ADMIN_PASSWORD="+AdminPassword)
+	}
 	cmd.Env = append(cmd.Env, o.Env...)
+	cmd.Stdout = o.Stdout
 	cmd.Dir = filepath.Dir(o.Data)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // none outlives its test
 	stderr, err := cmd.StderrPipe()

@@ -11,7 +11,9 @@ import (
 // announce tells where grout can be reached and, in development, what to try.
 // A secret is shown only by the start that made it (contract §3).
 func (n *node) announce(out io.Writer, addr net.Addr, took time.Duration) {
-	n.logger.Info("ready", "http", addr.String(), "nats", n.server.ClientURL(), "data", n.cfg.DataDir, "took", took.Round(time.Millisecond).String())
+	defer func() {
+		n.logger.Info("ready", "http", addr.String(), "nats", n.server.ClientURL(), "data", n.cfg.DataDir, "took", took.Round(time.Millisecond).String())
+	}()
 	if n.cfg.InProduction() {
 		return
 	}

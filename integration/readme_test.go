@@ -1,0 +1,134 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"grout/integration/process"
+)
+
+// buffer may be written and read at once.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// fresh starts grout as a newcomer does: with no setting but where to listen.
+func fresh(t *testing.T) (p *process.Process, dir string, printed *buffer) {
+	t.Helper()
+	dir = t.TempDir()
+	printed = &buffer{}
+	p, err := process.Start(t.Context(), process.Options{
+		Binary: grout, Data: filepath.Join(dir, "data"), GenerateSecrets: true, Stdout: printed,
+		Env: []string{"MOZAIKS_DATA_DIR=./data"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Kill)
+	return p, dir, printed
+}
+
+func shell(t *testing.T, dir, script string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", script)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+var shellBlock = regexp.MustCompile("(?s)```sh\n(.*?)```")
+
+// Every sh block of the README works against a fresh grout, in order.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, dir, _ := fresh(t)
+	blocks := shellBlock.FindAllSubmatch(text, -1)
+	if len(blocks) < 5 {
+		t.Fatalf("the README has %d sh blocks", len(blocks))
+	}
+	for i, b := range blocks {
+		script := strings.NewReplacer(
+			"http://127.0.0.1:8080", p.URL, "go run ./cmd/grout ingest", grout+" ingest --url "+p.URL, "go run ./cmd/grout", grout,
+		).Replace(string(b[1]))
+		out, err := shell(t, dir, script)
+		if err != nil || strings.Contains(out, `"error_code"`) {
+			t.Errorf("block %d: %v\n%s\n%s", i, err, script, out)
+		}
+	}
+	out, err := shell(t, dir, fmt.Sprintf(`curl -sS "%s/api/usage?app_id=dev_app" -H "X-Internal-API-Key: $(cat data/secrets/internal_api_key)"`, p.URL))
+	if err != nil || !strings.Contains(out, `"events":4`) {
+		t.Errorf("after the README's commands: %v %s, want 4 events", err, out)
+	}
+	stop(t, p)
+}
+
+// What serve prints can be pasted. The nats command is tried where its program is.
+func TestPrintedCommands(t *testing.T) {
+	p, dir, printed := fresh(t)
+	tried := 0
+	for line := range strings.Lines(printed.String()) {
+		line = strings.TrimSpace(line)
+		name, _, _ := strings.Cut(line, " ")
+		switch name {
+		case "curl":
+			tried++
+			out, err := shell(t, dir, line)
+			if err != nil || !strings.Contains(out, `"accepted":1`) && !strings.Contains(out, `"input_tokens":1500`) {
+				t.Errorf("%s\n%v: %s", line, err, out)
+			}
+		case "nats":
+			tried++
+			if _, err := exec.LookPath("nats"); err != nil {
+				t.Logf("not tried, the program nats is not here: %s", line)
+				continue
+			}
+			out, _ := shell(t, dir, "timeout 5 "+line)
+			if !strings.Contains(out, "ai.mozaiks.usage.recorded.v1") {
+				t.Errorf("%s\n%s", line, out)
+			}
+		}
+	}
+	if tried != 3 {
+		t.Errorf("%d commands were printed, want 3:\n%s", tried, printed)
+	}
+	for _, secret := range []string{"internal_api_key", "service_key", "nats_consumer_password", "nats_admin_password"} {
+		value, err := os.ReadFile(filepath.Join(dir, "data", "secrets", secret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(printed.String(), strings.TrimSpace(string(value))) {
+			t.Errorf("%s was generated and not printed", secret)
+		}
+		if strings.Contains(p.Log(), strings.TrimSpace(string(value))) {
+			t.Errorf("%s is in the log", secret)
+		}
+	}
+	stop(t, p)
+}
