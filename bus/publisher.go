@@ -171,6 +171,25 @@ func (c *Pending) Wait(ctx context.Context) (Receipt, error) {
 	}
 }
 
+// Stored waits for the PubAck only. It may be called after Wait. What it says of
+// a context that ends first is what Wait says.
+func (c *Pending) Stored(ctx context.Context) (Receipt, error) {
+	select {
+	case <-c.stored:
+	case <-ctx.Done():
+	case <-c.done:
+		if c.err == nil { // the outcome overtook the PubAck
+			select {
+			case <-c.stored:
+			case <-ctx.Done():
+			}
+		}
+	}
+	ended, cancel := context.WithCancelCause(ctx)
+	cancel(context.Cause(ctx))
+	return c.Wait(ended)
+}
+
 func (c *Pending) receipt() (Receipt, error) {
 	if c.err != nil {
 		return Receipt{}, c.err

@@ -47,6 +47,13 @@ func fresh(t *testing.T) (p *process.Process, dir string, printed *buffer) {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Kill)
+	for deadline := time.After(10 * time.Second); !strings.Contains(printed.String(), "Try"); {
+		select { // what was printed before the process was ready is still on its way
+		case <-time.After(time.Millisecond):
+		case <-deadline:
+			t.Fatal("nothing was printed")
+		}
+	}
 	return p, dir, printed
 }
 
