@@ -121,16 +121,17 @@ func AppendJSONString(dst []byte, s string) []byte {
 
 // AppendCost adds nano-units as an exact decimal number.
 func AppendCost(dst []byte, nanos int64) []byte {
+	n := uint64(nanos)
 	if nanos < 0 {
 		dst = append(dst, '-')
-		nanos = -nanos
+		n = -n // the smallest int64 has no positive counterpart of its own
 	}
-	dst = strconv.AppendInt(dst, nanos/NanosPerUnit, 10)
-	frac := nanos % NanosPerUnit
+	dst = strconv.AppendUint(dst, n/NanosPerUnit, 10)
+	frac := n % NanosPerUnit
 	if frac == 0 {
 		return dst
 	}
-	digits := strconv.FormatInt(frac+NanosPerUnit, 10)[1:]
+	digits := strconv.FormatUint(frac+NanosPerUnit, 10)[1:]
 	for digits[len(digits)-1] == '0' {
 		digits = digits[:len(digits)-1]
 	}

@@ -69,11 +69,11 @@ func AppendUsageBlock(dst []byte, n int, at func(int) *UsageEvent) []byte {
 	if n > 0 {
 		base = at(0).Timestamp
 	}
-	next := uint32(0)
+	next := int64(0)
 	for i := range n {
 		e := at(i)
 		rows = appendUsageRow(rows, d, e, base, next)
-		next = e.Index + 1
+		next = int64(e.Index) + 1
 	}
 	dst = slices.Grow(dst, len(rows)+32*len(d.texts)+32)
 	dst = append(dst, usageBlockForm)
@@ -86,7 +86,7 @@ func AppendUsageBlock(dst []byte, n int, at func(int) *UsageEvent) []byte {
 	return append(dst, rows...)
 }
 
-func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base int64, next uint32) []byte {
+func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base, next int64) []byte {
 	var flags uint64
 	set := func(on bool, f uint64) {
 		if on {
@@ -111,7 +111,7 @@ func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base int64, next uin
 	set(len(e.Metadata) > 0, rowMetadata)
 
 	b = binary.AppendUvarint(b, flags)
-	b = binary.AppendVarint(b, int64(e.Index)-int64(next))
+	b = binary.AppendVarint(b, int64(e.Index)-next)
 	if isUUID {
 		b = append(b, id[:]...)
 	} else {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -310,6 +311,8 @@ func TestFaultPointIsBeforeSubmit(t *testing.T) {
 func TestStopAccepting(t *testing.T) {
 	s := serve(t)
 	entered, leave := make(chan struct{}), make(chan struct{})
+	let := sync.OnceFunc(func() { close(leave) })
+	defer let()
 	s.commands.answer = func(int, *schemas.UsageBatch) (Pending, error) {
 		close(entered)
 		<-leave
@@ -324,7 +327,7 @@ func TestStopAccepting(t *testing.T) {
 		t.Error("the connection stays open")
 	}
 	s.do("GET", "/health", nil).is(200)
-	close(leave)
+	let()
 	(<-running).is(200)
 }
 

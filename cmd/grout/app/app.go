@@ -147,13 +147,7 @@ func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err
 	if n.conn, err = n.server.Connect("grout-" + n.name); err != nil {
 		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
 	}
-	n.bus, err = bus.Open(ctx, n.conn, bus.Config{
-		Partitions: cfg.Partitions, Replicas: 1,
-		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
-		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
-		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
-	})
-	if err != nil {
+	if n.bus, err = bus.Open(ctx, n.conn, busConfig(cfg, fault)); err != nil {
 		return nil, err
 	}
 	if n.replies, err = n.bus.NewReplies(n.name); err != nil {
@@ -168,6 +162,15 @@ func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err
 	}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(n))
 	return n, nil
+}
+
+func busConfig(cfg Config, fault func(string)) bus.Config {
+	return bus.Config{
+		Partitions: cfg.Partitions, Replicas: 1,
+		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
+		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
+		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
+	}
 }
 
 // streamSlack is what JetStream may take beyond the limits of the streams, for
