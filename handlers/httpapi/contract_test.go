@@ -210,14 +210,18 @@ func TestOneLogLineWithoutSecrets(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	s := serve(t)
 	s.do("POST", "/api/usage/ingest", batch("b", event("e", "a"), `7`)).is(200)
+	s.commands.answer = func(int, *schemas.UsageBatch) (Pending, error) {
+		return applied(1, &schemas.IngestOutcome{Accepted: 1, Rejected: 1, Replayed: true}), nil
+	}
+	s.do("POST", "/api/usage/ingest", batch("b", event("e", "a"), `7`)).is(200) // nothing new happened
 	s.do("GET", "/nothing", nil).is(404)
 	s.do("BREW", "/health", nil).is(405)
 	text := s.do("GET", "/metrics", nil, "-").is(200).text
 	for _, want := range []string{
-		`grout_http_requests_total{code="200",method="POST",route="/api/usage/ingest"} 1`,
+		`grout_http_requests_total{code="200",method="POST",route="/api/usage/ingest"} 2`,
 		`grout_http_requests_total{code="404",method="GET",route="unmatched"} 1`,
 		`grout_http_requests_total{code="405",method="other",route="/health"} 1`,
-		`grout_http_request_duration_seconds_count{route="/api/usage/ingest"} 1`,
+		`grout_http_request_duration_seconds_count{route="/api/usage/ingest"} 2`,
 		`grout_http_requests_in_flight 1`,
 		`grout_ingest_events_total{outcome="accepted"} 1`,
 		`grout_ingest_events_total{outcome="duplicate"} 0`,

@@ -179,6 +179,7 @@ func serveWith(t testing.TB, limits func(*http.Server), change ...func(*Options)
 	s.http.Config = s.api.HTTPServer()
 	limits(s.http.Config)
 	s.http.Start()
+	s.http.Client().Timeout = 20 * time.Second // nothing here takes long; a fault must not hang
 	t.Cleanup(s.http.Close)
 	return s
 }

@@ -150,6 +150,7 @@ func TestAccepted(t *testing.T) {
 	}{
 		"too slow":              {[2]memoryPending{stored(7), stored(9)}, "", "0.7.3,1.9.3"},
 		"one too slow":          {[2]memoryPending{{applied: &Receipt{Seq: 5, Outcome: done}}, stored(9)}, "", "0.5.0,1.9.3"},
+		"first too slow":        {[2]memoryPending{stored(7), {applied: &Receipt{Seq: 9, Index: 3, Outcome: done}}}, "", "0.7.3,1.9.3"},
 		"outcome overtook seq":  {[2]memoryPending{{stored: &Receipt{Seq: 5, Index: 2}, applied: &Receipt{Index: 2, Outcome: done}}, stored(9)}, "", "0.5.2,1.9.3"},
 		"not waited for":        {[2]memoryPending{stored(7), stored(9)}, "respond-async", "0.7.3,1.9.3"},
 		"async, though applied": {[2]memoryPending{{stored: &Receipt{Seq: 1, Outcome: done}}, stored(9)}, "wait=5, Respond-Async;x", "0.1.0,1.9.3"},
@@ -318,7 +319,7 @@ func TestStopAccepting(t *testing.T) {
 		<-leave
 		return applied(1, &schemas.IngestOutcome{Accepted: 1}), nil
 	}
-	running := make(chan *answer)
+	running := make(chan *answer, 1)
 	go func() { running <- s.do("POST", "/api/usage/ingest", batch("b", event("e", "a"))) }()
 	<-entered
 	s.api.StopAccepting()

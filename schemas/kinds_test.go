@@ -1,0 +1,60 @@
+package schemas
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"testing"
+)
+
+func ExampleCommandKinds() {
+	for _, kind := range CommandKinds() {
+		fmt.Println("command", kind, TypeOf(kind))
+	}
+	for _, kind := range FactKinds() {
+		fmt.Println("fact", kind, TypeOf(kind))
+	}
+	fmt.Println("group", TypeCommandGroup)
+	fmt.Println("dead letter", TypeDeadLetter)
+	// Output:
+	// command usage.ingest ai.mozaiks.usage.ingest.v1
+	// fact usage.recorded ai.mozaiks.usage.recorded.v1
+	// fact usage.rejected ai.mozaiks.usage.rejected.v1
+	// group ai.mozaiks.command_group.v1
+	// dead letter ai.mozaiks.dead_letter.v1
+}
+
+func TestKindsAreUniqueAndFitIntoSubjects(t *testing.T) {
+	spelling := regexp.MustCompile(`^[a-z]+(\.[a-z_]+)+$`)
+	types := []string{TypeCommandGroup, TypeDeadLetter}
+	for _, kind := range slices.Concat(CommandKinds(), FactKinds()) {
+		if !spelling.MatchString(kind) || kind != escapeKind(kind) {
+			t.Errorf("kind %q cannot stand in a subject as it is", kind)
+		}
+		if slices.Contains(types, TypeOf(kind)) {
+			t.Errorf("type %s twice", TypeOf(kind))
+		}
+		types = append(types, TypeOf(kind))
+	}
+	// TypeOf takes the kind verbatim, as CONTRACT §8 spells its example.
+	if got := TypeOf("orchestration.run_started"); got != "ai.mozaiks.orchestration.run_started.v1" {
+		t.Error(got)
+	}
+}
+
+func TestKindDeclaredTwice(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("declared usage.ingest again")
+		}
+	}()
+	Command[UsageBatch](UsageIngest.Name)
+}
+
+// The lists that are handed out are the caller's own.
+func TestKindsCannotBeChanged(t *testing.T) {
+	CommandKinds()[0], FactKinds()[0] = "x", "x"
+	if CommandKinds()[0] == "x" || FactKinds()[0] == "x" {
+		t.Error("the table of kinds was changed")
+	}
+}
