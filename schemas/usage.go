@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"math"
@@ -220,10 +221,12 @@ func SplitBatch(in *ParsedBatch, batchID string, made bool, partitions int) map[
 			p := partOf(r.AppID, q)
 			p.hashes = append(p.hashes, r.Digest)
 			p.batch.Parts[p.index].Rejected++
-			if len(p.batch.Rejected) < MaxListedErrors {
-				p.batch.Rejected = append(p.batch.Rejected, r.EventError)
-			}
+			p.batch.Rejected = append(p.batch.Rejected, r.EventError)
 		}
+	}
+	for _, b := range out { // those without an app were added last
+		slices.SortStableFunc(b.Rejected, func(x, y EventError) int { return cmp.Compare(x.Index, y.Index) })
+		b.Rejected = b.Rejected[:min(len(b.Rejected), MaxListedErrors)]
 	}
 	for _, p := range byApp {
 		slices.Sort(p.hashes)

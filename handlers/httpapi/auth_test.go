@@ -98,7 +98,8 @@ func judge(t *testing.T, a *answer, want struct {
 	status int
 	code   schemas.Code
 	detail string
-}) {
+},
+) {
 	t.Helper()
 	if want.status == 200 {
 		a.is(200)
