@@ -45,8 +45,8 @@ check: lint ## all that CI runs: lint, tests with the race detector, a few kills
 
 .PHONY: faults
 faults: ## kill a running grout KILLS times (200) and count what it answered for
-	@go test -list 'TestKill|TestCrashPoints' ./integration/ | grep -q '^Test' || { echo "no fault tests found"; exit 1; }
-	GROUT_FAULT_KILLS=$(KILLS) go test -count=1 -timeout 60m -run 'TestKill|TestCrashPoints' -v ./integration/
+	@go test -list 'TestKill|TestCrashPoints|TestLostStores' ./integration/ | grep -q '^Test' || { echo "no fault tests found"; exit 1; }
+	GROUT_FAULT_KILLS=$(KILLS) go test -count=1 -timeout 60m -run 'TestKill|TestCrashPoints|TestLostStores' -v ./integration/
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target of schemas and bus for FUZZTIME (10m) each

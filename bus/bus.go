@@ -106,6 +106,7 @@ func (b *Bus) streams() []jetstream.StreamConfig {
 	dead.Name = schemas.StreamDeadLetters
 	dead.Subjects = []string{schemas.SubjectsDead, schemas.MarkerSubjects(schemas.DestDeadLetters)}
 	dead.MaxBytes, dead.MaxAge = b.cfg.DeadLetterBytes, b.cfg.DeadLetterAge
+	dead.MaxMsgSize = maxPayload // a letter holds a whole group in base64
 	return []jetstream.StreamConfig{commands, facts, dead}
 }
 

@@ -48,7 +48,8 @@ const (
 // guardCommands compares the command stream with where a partition stands. It
 // returns when the stream was created. The server is silent in all these cases: a
 // consumer that starts below the first or beyond the last sequence is no error.
-func (b *Bus) guardCommands(ctx context.Context, subject string, at schemas.Checkpoint) (int64, error) {
+func (b *Bus) guardCommands(ctx context.Context, partition int, at schemas.Checkpoint) (int64, error) {
+	subject := schemas.GroupSubject(partition)
 	stream, err := b.js.Stream(ctx, schemas.StreamCommands)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && at.StreamCreated != 0 {
 		return 0, guardf(StreamRecreated, "stream %s does not exist, the store has applied it up to %d; %s", schemas.StreamCommands, at.Seq, fixRecreated)
@@ -58,13 +59,16 @@ func (b *Bus) guardCommands(ctx context.Context, subject string, at schemas.Chec
 	}
 	info := stream.CachedInfo()
 	created, state := info.Created.UnixNano(), info.State
+	trimmed := trimmedBelow(info.Config.Metadata, partition)
 	switch {
 	case at.StreamCreated != 0 && created != at.StreamCreated:
 		return 0, guardf(StreamRecreated, "stream %s was created %s, the store has applied one created %s; %s",
 			schemas.StreamCommands, instant(created), instant(at.StreamCreated), fixRecreated)
 	case at.Seq > state.LastSeq:
 		return 0, guardf(StreamTailLost, "stream %s ends at %d, the store has applied %d; %s", schemas.StreamCommands, state.LastSeq, at.Seq, fixTail)
-	case at.Seq == 0 && state.FirstSeq > 1:
+	case at.Seq == 0 && trimmed > 0:
+		return 0, guardf(StreamHeadLost, "stream %s was trimmed below %d, the store has applied nothing; %s", schemas.StreamCommands, trimmed, fixHead)
+	case at.Seq == 0 && state.FirstSeq > 1 && b.cfg.Partitions <= 1: // with more, others may have trimmed
 		return 0, guardf(StreamHeadLost, "stream %s begins at %d, the store has applied nothing; %s", schemas.StreamCommands, state.FirstSeq, fixHead)
 	case at.Seq == 0:
 		return created, nil

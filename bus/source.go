@@ -32,9 +32,10 @@ const (
 // Source reads the groups of one partition in order, each once. It belongs to one
 // goroutine; only Pending may be asked from others.
 type Source struct {
-	b       *Bus
-	subject string
-	pending atomic.Uint64
+	b         *Bus
+	partition int
+	subject   string
+	pending   atomic.Uint64
 
 	at       schemas.Checkpoint    // what the guard compares with
 	last     schemas.StreamMessage // delivered after at; its digest is taken when needed
@@ -53,7 +54,7 @@ type Source struct {
 
 // NewSource makes the source of a partition; Open starts it.
 func (b *Bus) NewSource(partition int) *Source {
-	return &Source{b: b, subject: schemas.GroupSubject(partition)}
+	return &Source{b: b, partition: partition, subject: schemas.GroupSubject(partition)}
 }
 
 // Open begins behind the checkpoint, after the guard has compared it with the
@@ -176,7 +177,7 @@ func (s *Source) start(ctx context.Context) error {
 		s.last = schemas.StreamMessage{}
 	}
 	s.connects = s.b.nc.Stats().Reconnects
-	created, err := s.b.guardCommands(ctx, s.subject, s.at)
+	created, err := s.b.guardCommands(ctx, s.partition, s.at)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,8 @@ type LoopOptions struct {
 	DecodeGroup func(schemas.StreamMessage) (schemas.Group, error)
 	Reply       func(to, groupID string, outcomes [][]byte) error
 	Logger      *slog.Logger
-	MaxMessages int // in one transaction; 0: DefaultMaxMessages
+	MaxMessages int    // in one transaction; 0: DefaultMaxMessages
+	Until       uint64 // stream sequence beyond which nothing is applied; 0: no end
 	Fault       func(point string)
 }
 
@@ -45,7 +46,9 @@ type LoopOptions struct {
 type Loop struct {
 	o       LoopOptions
 	applied atomic.Int64
+	bytes   atomic.Int64
 	running atomic.Bool
+	waiting atomic.Int64 // messages that were in the stream when it was opened
 	ahead   *budget
 }
 
@@ -60,8 +63,16 @@ func NewLoop(o LoopOptions) *Loop {
 // Applied is the number of messages applied since the start.
 func (l *Loop) Applied() int64 { return l.applied.Load() }
 
+// AppliedBytes is the size of the messages applied since the start.
+func (l *Loop) AppliedBytes() int64 { return l.bytes.Load() }
+
 // Running reports whether the loop has opened its source and not ended.
 func (l *Loop) Running() bool { return l.running.Load() }
+
+// CaughtUp reports whether everything has been applied that was in the stream when
+// it was opened: before that, what was answered by an earlier process may not be
+// visible yet. It needs a source with a method Pending() uint64.
+func (l *Loop) CaughtUp() bool { return l.running.Load() && l.applied.Load() >= l.waiting.Load() }
 
 // Run applies messages until ctx ends or something makes it impossible to go on.
 // While one transaction is committed the next messages are decoded.
@@ -69,6 +80,9 @@ func (l *Loop) Run(ctx context.Context) error {
 	created, err := l.o.Source.Open(ctx, l.o.Store.Checkpoint())
 	if err != nil {
 		return fmt.Errorf("open command stream: %w", err)
+	}
+	if s, ok := l.o.Source.(interface{ Pending() uint64 }); ok {
+		l.waiting.Store(int64(s.Pending()))
 	}
 	l.running.Store(true)
 	defer l.running.Store(false)
@@ -95,6 +109,10 @@ func (l *Loop) read(ctx context.Context, created int64, queue chan<- *message) e
 		raw, err := l.o.Source.Next(ctx)
 		if err != nil {
 			return err
+		}
+		if l.o.Until != 0 && raw.Seq > l.o.Until {
+			<-ctx.Done()
+			return ctx.Err()
 		}
 		if err := l.ahead.take(ctx, len(raw.Data)); err != nil {
 			return err
@@ -201,6 +219,7 @@ func (l *Loop) transaction(batch []*message) (int, error) {
 
 func (l *Loop) finish(m *message, outcomes [][]byte) {
 	l.applied.Add(1)
+	l.bytes.Add(int64(len(m.raw.Data)))
 	l.ahead.give(len(m.raw.Data))
 	if m.group.ReplyTo == "" || outcomes == nil {
 		return

@@ -33,6 +33,10 @@ func (t *Table) decode(raw schemas.StreamMessage, created int64, group func(sche
 	m.payloads = make([]any, len(m.group.Commands))
 	for i := range m.group.Commands {
 		c := &m.group.Commands[i]
+		if c.Kind == "" {
+			m.kill(uint32(i), schemas.Errorf(schemas.CodeUndecodable, "the frame of the command cannot be read"))
+			continue
+		}
 		row, ok := t.rows[c.Kind]
 		if !ok {
 			m.kill(uint32(i), schemas.Errorf(schemas.CodeUnknownKind, "no handler knows the kind %q", c.Kind))
@@ -72,7 +76,7 @@ func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
 		Cause: schemas.Cause{ID: m.group.ID, Source: m.group.Source}, Commands: m.group.Commands,
 	})
 	if m.broken != nil {
-		if err := tx.DeadLetter(0, m.letter(nil, m.broken, m.raw.Header, m.raw.Data)); err != nil {
+		if err := tx.DeadLetter(0, m.letter(nil, 0, m.broken, m.raw.Header, m.raw.Data)); err != nil {
 			return nil, err
 		}
 		return nil, tx.End()
@@ -82,7 +86,7 @@ func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
 		frame, index := &m.group.Commands[i], uint32(i)
 		now := tx.Command(frame)
 		if why := m.dead[index]; why != nil {
-			if err := tx.DeadLetter(index, m.letter(frame, why, nil, frame.Payload)); err != nil {
+			if err := tx.DeadLetter(index, m.letter(frame, index, why, nil, frame.Payload)); err != nil {
 				return nil, err
 			}
 			continue
@@ -109,20 +113,22 @@ func (t *Table) call(tx *store.Tx, c Command, payload any) (r Result, err error)
 	return t.rows[c.Kind].apply(tx, c, payload)
 }
 
-// letter files a command, or the whole message when frame is nil.
-func (m *message) letter(frame *schemas.CommandFrame, why *schemas.Error, headers map[string][]string, data []byte) *schemas.DeadLetter {
+// letter files a command, or the whole message when frame is nil. Commands whose
+// own id cannot be read follow from the group, each with a number of its own.
+func (m *message) letter(frame *schemas.CommandFrame, index uint32, why *schemas.Error, headers map[string][]string, data []byte) *schemas.DeadLetter {
 	l := &schemas.DeadLetter{
 		Cause: schemas.Cause{ID: m.group.ID, Source: m.group.Source}, Code: why.Code, Reason: why.Detail, Attempts: 1,
 		Original: schemas.OriginalMessage{
 			Subject: m.raw.Subject, Headers: headers, Data: data, Sequence: m.raw.Seq, Time: m.raw.Time.UnixNano(),
 		},
 	}
+	n := index
 	if frame != nil {
 		l.AppID, l.Kind = frame.AppID, frame.Kind
 		if frame.ID != "" {
-			l.Cause = schemas.Cause{ID: frame.ID, Source: frame.Source}
+			l.Cause, n = schemas.Cause{ID: frame.ID, Source: frame.Source}, 0
 		}
 	}
-	l.ID = schemas.FactID(l.Cause, 0)
+	l.ID = schemas.FactID(l.Cause, n)
 	return l
 }

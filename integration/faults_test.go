@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -206,7 +207,9 @@ func TestSecondProcess(t *testing.T) {
 		second.Kill()
 		t.Fatal("a second process started on the same data directory")
 	}
-	t.Log(err)
+	if want := fmt.Sprintf("in use by process %d", p.PID()); !strings.Contains(second.Log(), want) {
+		t.Errorf("the second process says %q, not who the first is: %s", second.Log(), want)
+	}
 	request(t, p, "POST", "/api/usage/ingest", map[string]any{"events": someEvents("a", "e", 5)}).want(t, 200)
 	stop(t, p)
 }

@@ -70,3 +70,13 @@ func TestCrashPoints(t *testing.T) {
 		}
 	})
 }
+
+// The files of the store are removed after a kill, again and again, while the
+// command stream is trimmed: snapshots and what is left of the stream give
+// everything back, and no fact is missing or repeated.
+func TestLostStores(t *testing.T) {
+	n := fmt.Sprint(max(2, kills(t)/4))
+	eachPartitioning(t, func(t *testing.T, partitions int) {
+		runOracle(t, "-kills", n, "-partitions", fmt.Sprint(partitions), "-lose-store", "-max-life", "1500ms")
+	})
+}

@@ -20,6 +20,8 @@ const (
 	CodeTooManyEvents    Code = "TOO_MANY_EVENTS"
 	CodeMediaType        Code = "UNSUPPORTED_MEDIA_TYPE"
 	CodeBatchConflict    Code = "BATCH_CONFLICT"
+	CodeEventVoided      Code = "EVENT_VOIDED"
+	CodeEventExpired     Code = "EVENT_EXPIRED"
 	CodeUnavailable      Code = "SERVICE_UNAVAILABLE"
 	CodeNotConfigured    Code = "NOT_CONFIGURED"
 	CodeTimeout          Code = "REQUEST_TIMEOUT"

@@ -49,6 +49,13 @@ var (
 	UsageIngest   = Command[UsageBatch]("usage.ingest")
 	UsageRecorded = Fact[UsageRecordedData]("usage.recorded")
 	UsageRejected = Fact[UsageRejectedData]("usage.rejected")
+
+	UsageVoid    = Command[EventVoid]("usage.void")
+	UsageAmend   = Command[EventAmendment]("usage.amend")
+	UsageVoided  = Fact[UsageAdjustedData]("usage.voided")
+	UsageAmended = Fact[UsageAdjustedData]("usage.amended")
+
+	CommandRefused = Fact[CommandRefusedData]("command.refused")
 )
 
 // CommandKinds lists the names of all kinds of commands, in order of declaration.

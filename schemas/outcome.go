@@ -63,6 +63,33 @@ func (o *IngestOutcome) Tidy() {
 	}
 }
 
+// CommandOutcome is what became of a command other than usage.ingest: refused by a
+// rule, with a code, or done, with the body of its answer.
+type CommandOutcome struct {
+	Code   Code
+	Detail string
+	Body   []byte // JSON
+}
+
+// Append adds the stored form. Form 2: form, code, detail, body.
+func (o *CommandOutcome) Append(dst []byte) []byte {
+	dst = append(dst, 2)
+	dst = appendText(dst, string(o.Code))
+	dst = appendText(dst, o.Detail)
+	dst = binary.AppendUvarint(dst, uint64(len(o.Body)))
+	return append(dst, o.Body...)
+}
+
+// Decode reads what Append wrote. Texts and body point into src.
+func (o *CommandOutcome) Decode(src []byte) error {
+	r := wireReader{b: src}
+	if r.byte() != 2 {
+		r.fail()
+	}
+	*o = CommandOutcome{Code: Code(r.text()), Detail: r.text(), Body: r.bytes(r.uvarint())}
+	return r.end()
+}
+
 // AppendReplies adds the outcomes of a group's commands, in their order, in the
 // form in which they travel to the node that published the group.
 func AppendReplies(dst []byte, outcomes [][]byte) []byte {

@@ -135,8 +135,9 @@ type IDKind byte
 
 // Kinds of identities.
 const (
-	IDEvent IDKind = 'e'
-	IDBatch IDKind = 'b'
+	IDEvent      IDKind = 'e'
+	IDBatch      IDKind = 'b'
+	IDAdjustment IDKind = 'a' // of an event: what it counts for now
 )
 
 // Fingerprint identifies an id of an app for ever (architecture §3, id log).

@@ -40,6 +40,10 @@ type usageParser struct {
 	seen   usageFields  // keys of the event being read
 	given  usageFields  // those of them with a value that was taken
 	listed bool         // the request has the key events
+
+	// reported makes it read the entries of a reporter instead of events; it
+	// counts how often each content has been there.
+	reported map[[16]byte]int
 }
 
 // request reads the whole body.
@@ -76,7 +80,9 @@ func (p *usageParser) member() bool {
 	p.at = name
 	switch name {
 	case "batch_id":
-		return p.batchID()
+		if p.reported == nil {
+			return p.batchID()
+		}
 	case "events":
 		p.listed = true
 		return p.list()
@@ -117,12 +123,12 @@ func (p *usageParser) list() bool {
 		return p.skip()
 	}
 	more, ok := p.enter()
-	if ok && !more {
+	if ok && !more && p.reported == nil {
 		p.misshapen("events must hold at least one event", "too_short", "body", "events")
 	}
 	for ok && more {
 		if p.b.Total() == MaxEventsPerBatch && p.peek() != ']' {
-			p.err = Errorf(CodeTooManyEvents, "more than %d events in one batch: split it", MaxEventsPerBatch)
+			p.err = tooManyEvents()
 			return false
 		}
 		if ok = p.item(); ok {
@@ -137,14 +143,24 @@ func (p *usageParser) item() bool {
 	p.peek()
 	start := p.pos
 	e := p.slot()
-	p.inItem, p.fault, p.seen, p.given, p.at = true, jsonFault{}, 0, 0, ""
-	ok := p.event(e)
+	p.begin()
+	ok := false
+	if p.reported != nil {
+		ok = p.report(e)
+	} else {
+		ok = p.event(e)
+	}
 	p.inItem = false
 	if ok && p.fault.code != "" {
 		p.reject(e, p.text[start:p.pos])
 		p.fault = jsonFault{}
 	}
 	return ok
+}
+
+// begin makes what follows the content of one event.
+func (p *usageParser) begin() {
+	p.inItem, p.fault, p.seen, p.given, p.at = true, jsonFault{}, 0, 0, ""
 }
 
 // slot adds an empty event, so that it is read where it is going to stay.
@@ -162,9 +178,13 @@ func (p *usageParser) slot() *UsageEvent {
 
 // reject takes the event back out of b.Events.
 func (p *usageParser) reject(e *UsageEvent, text string) {
+	p.rejectAs(e, compactDigest(text))
+}
+
+func (p *usageParser) rejectAs(e *UsageEvent, digest uint64) {
 	p.b.Rejected = append(p.b.Rejected, RejectedEvent{
 		EventError: EventError{Index: e.Index, EventID: e.EventID, AppID: e.AppID, Code: p.fault.code, Detail: p.fault.detail},
-		Digest:     compactDigest(text),
+		Digest:     digest,
 	})
 	p.b.Events = p.b.Events[:len(p.b.Events)-1]
 }

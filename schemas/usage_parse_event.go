@@ -122,10 +122,12 @@ func (p *usageParser) finish(e *UsageEvent) {
 	}
 }
 
+var requiredNames = [...]string{"event_id", "timestamp", "app_id", "user_id", "model", "input_tokens", "output_tokens"}
+
 // names lists the required fields of the set.
 func (f usageFields) names() string {
 	var list []string
-	for i, name := range [...]string{"event_id", "timestamp", "app_id", "user_id", "model", "input_tokens", "output_tokens"} {
+	for i, name := range requiredNames {
 		if f&(1<<i) != 0 {
 			list = append(list, name)
 		}

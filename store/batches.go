@@ -24,6 +24,7 @@ const (
 type Batch struct {
 	BatchID string
 	Made    bool
+	At      int64 // handler time of the command, set by PutBatch: nanoseconds since 1970 UTC
 	Parts   []Part
 	Errors  []schemas.EventError // of new and conflicting parts, by index
 }
@@ -72,6 +73,7 @@ func (b *Batch) append(dst []byte) []byte {
 		made = 1
 	}
 	dst = append(dst, 1, made)
+	dst = binary.AppendVarint(dst, b.At)
 	dst = appendText(dst, b.BatchID)
 	dst = binary.AppendUvarint(dst, uint64(len(b.Parts)))
 	for i := range b.Parts {
@@ -97,7 +99,7 @@ func (b *Batch) append(dst []byte) []byte {
 func parseBatch(v []byte) (*Batch, error) {
 	r := reader{b: v}
 	r.form(1)
-	b := &Batch{Made: r.byte() == 1, BatchID: r.text()}
+	b := &Batch{Made: r.byte() == 1, At: r.varint(), BatchID: r.text()}
 	for range r.count(23) {
 		b.Parts = append(b.Parts, Part{
 			AppID: r.text(), Digest: r.digest(), Outcome: PartOutcome(r.byte()),

@@ -23,7 +23,7 @@ func (s *Store) Dump(w io.Writer) error {
 		for _, name := range buckets {
 			c := bolt.Bucket(name).Cursor()
 			for k, v := c.First(); k != nil; k, v = c.Next() {
-				if bytes.Equal(name, bucketMeta) && bytes.HasPrefix(k, []byte("relayed_")) {
+				if relayRecord(name, k) {
 					continue
 				}
 				if _, err := fmt.Fprintf(w, "%s %x %x\n", name, k, v); err != nil {
@@ -36,7 +36,7 @@ func (s *Store) Dump(w io.Writer) error {
 }
 
 // AppDigests gives a digest of each app's state: its aggregates, its ids with
-// what they stand for, and what became of its batches. Positions, group cuts and
+// what they stand for, its adjustments, and what became of its batches. Positions, group cuts and
 // instants of arrival are left out, so the digest is the same for any number of
 // partitions (architecture §5).
 func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
@@ -51,6 +51,9 @@ func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 	}
 	if err := s.db.View(func(bolt *bbolt.Tx) error {
 		if err := digestEvents(bolt, of); err != nil {
+			return err
+		}
+		if err := digestAdjustments(bolt, of); err != nil {
 			return err
 		}
 		return digestBatches(bolt, of)
@@ -126,8 +129,12 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 	// Every event has its id and no id is without its event.
 	c = ids.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		for at := 0; at+idEntrySize <= len(v); at += idEntrySize {
-			if schemas.IDKind(v[at]) == schemas.IDEvent {
+		chunk, err := parseIDChunk(v)
+		if err != nil {
+			return fmt.Errorf("id log at %x: %w", k, err)
+		}
+		for i := range chunk.len() {
+			if chunk.at(i).kind == schemas.IDEvent {
 				known--
 			}
 		}
@@ -136,6 +143,18 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 		return fmt.Errorf("event log and id log differ by %d events: %w", known, errDamaged)
 	}
 	return nil
+}
+
+func digestAdjustments(bolt *bbolt.Tx, of func(string) *appDigest) error {
+	return bolt.Bucket(bucketAdjustments).ForEach(func(k, v []byte) error {
+		a, err := parseAdjustment(v)
+		if err != nil {
+			return fmt.Errorf("adjustment at %x: %w", k, err)
+		}
+		d := of(a.AppID)
+		d.items = append(d.items, append([]byte("adjustment "), v...))
+		return nil
+	})
 }
 
 func digestBatches(bolt *bbolt.Tx, of func(string) *appDigest) error {

@@ -38,20 +38,38 @@ func (tx *Tx) putEvents(seq uint64, list []recorded) error {
 	return nil
 }
 
-// chunkLength takes as many events as surely fit: a text counts wherever it
-// differs from the one before it.
+// chunkLength takes as many events as surely fit: every number counts with its
+// greatest length, and a text wherever it differs from the one before it.
 func chunkLength(list []recorded) int {
-	size := 16
+	const (
+		head   = 32 // of the chunk and of its block
+		row    = 48 // flags, index, length of the id, time, three texts, two counts and a run
+		count  = 5  // of at most a billion
+		amount = 9  // cost, duration
+		ref    = 3
+	)
+	size := head
 	var last schemas.UsageEvent
 	for i := range list {
 		e := list[i].event
-		size += 64 + len(e.EventID) + len(e.Metadata)
-		for _, s := range [...][2]string{
-			{e.AppID, last.AppID}, {e.TenantID, last.TenantID}, {e.UserID, last.UserID}, {e.WorkflowID, last.WorkflowID}, {e.Model, last.Model},
+		size += row + len(e.EventID) + len(e.Metadata)
+		for _, n := range [...]int64{e.TotalTokens - e.InputTokens - e.OutputTokens, e.CachedTokens, e.ReasoningTokens} {
+			if n != 0 {
+				size += count
+			}
+		}
+		if e.Cost != 0 || e.DurationSec != 0 || len(e.Metadata) > 0 {
+			size += 2*amount + ref
+		}
+		for i, s := range [...][2]string{
+			{e.AppID, last.AppID}, {e.UserID, last.UserID}, {e.Model, last.Model}, {e.TenantID, last.TenantID}, {e.WorkflowID, last.WorkflowID},
 			{e.ChatID, last.ChatID}, {e.RunID, last.RunID}, {e.AgentName, last.AgentName}, {e.InvocationID, last.InvocationID},
 		} {
 			if s[0] != s[1] {
 				size += len(s[0]) + 2
+			}
+			if i >= 3 && s[0] != "" {
+				size += ref
 			}
 		}
 		if size > maxChunkBytes && i > 0 {
@@ -87,10 +105,12 @@ func decodeChunk(v []byte, events []schemas.UsageEvent, commands []uint32) ([]sc
 	r := reader{b: v}
 	r.form(1)
 	n := r.count(1)
-	last := int64(0)
+	last, left := int64(0), uint64(n)
 	for range r.count(2) {
 		last += r.varint()
-		for range r.count0(uint64(n)) {
+		run := r.count0(left)
+		left -= run
+		for range run {
 			commands = append(commands, uint32(last))
 		}
 	}

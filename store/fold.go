@@ -6,24 +6,24 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// A slice folds this many rows for each event that its message recorded, so a
-// fold ends before the next one is due: a generation has at most one row an event.
+// A slice folds this many rows for each event or adjustment of its message, so a
+// fold ends before the next one is due: a generation has at most one row for each.
 const (
-	foldRowsPerEvent = 2
+	foldRowsPerEntry = 2
 	foldRowsAtLeast  = 64
 )
 
-// stepFold moves the fold on after a message that recorded events. What it does
-// depends on messages alone: when enough events are live they are frozen, which
+// stepFold moves the fold on after a message that recorded events or adjustments.
+// What it does depends on messages alone: when enough are live they are frozen, which
 // ends the transaction; after another quarter of that the slices begin, by when
 // the rows are in order.
-func (tx *Tx) stepFold(events int) error {
+func (tx *Tx) stepFold(entries int) error {
 	f := &tx.fold
-	f.Live += uint64(events)
+	f.Live += uint64(entries)
 	every := uint64(tx.store.opts.FoldEvery)
 	switch {
 	case f.To != 0 && f.Live >= every/4:
-		return tx.foldSlice(max(foldRowsAtLeast, foldRowsPerEvent*events))
+		return tx.foldSlice(max(foldRowsAtLeast, foldRowsPerEntry*entries))
 	case f.To == 0 && f.Live >= every:
 		f.Number++
 		f.To = tx.message.Seq

@@ -12,10 +12,14 @@ import (
 
 // The id log holds every identity that was ever entered, in order, each under
 // the next ordinal: kind, fingerprint, and a reference that depends on the kind
-// (the content digest of an event, the place of a batch). An entry of a message
-// is found through idTable and always verified here, so a hit is never a guess.
+// (the content digest of an event, the place of a batch or of an adjustment). An
+// entry of a message is found through idTable and always verified here, so a hit
+// is never a guess. Form 1 of a chunk: form, sequence of the message that entered
+// its ids, entries. The sequence leads from an event's id to its place in the
+// event log.
 const (
 	idEntrySize   = 1 + 16 + 8
+	idChunkHead   = 1 + 8
 	idChunkLength = 2048 // entries of a message under one key
 )
 
@@ -23,6 +27,7 @@ type idEntry struct {
 	kind schemas.IDKind
 	fp   schemas.Fingerprint
 	ref  uint64
+	seq  uint64 // of the message that entered it
 }
 
 func (e *idEntry) append(b []byte) []byte {
@@ -31,8 +36,33 @@ func (e *idEntry) append(b []byte) []byte {
 	return binary.BigEndian.AppendUint64(b, e.ref)
 }
 
-func parseIDEntry(b []byte) idEntry {
-	return idEntry{schemas.IDKind(b[0]), schemas.Fingerprint(b[1:17]), binary.BigEndian.Uint64(b[17:])}
+func appendIDChunk(b []byte, seq uint64, entries []stagedID) []byte {
+	b = append(b, 1)
+	b = binary.BigEndian.AppendUint64(b, seq)
+	for i := range entries {
+		b = entries[i].append(b)
+	}
+	return b
+}
+
+// idChunk is the value of a chunk of the id log.
+type idChunk struct {
+	seq     uint64
+	entries []byte
+}
+
+func parseIDChunk(v []byte) (idChunk, error) {
+	if len(v) < idChunkHead || v[0] != 1 || (len(v)-idChunkHead)%idEntrySize != 0 {
+		return idChunk{}, errDamaged
+	}
+	return idChunk{binary.BigEndian.Uint64(v[1:]), v[idChunkHead:]}, nil
+}
+
+func (c *idChunk) len() int { return len(c.entries) / idEntrySize }
+
+func (c *idChunk) at(i int) idEntry {
+	b := c.entries[i*idEntrySize:]
+	return idEntry{schemas.IDKind(b[0]), schemas.Fingerprint(b[1:17]), binary.BigEndian.Uint64(b[17:]), c.seq}
 }
 
 // readID gives the entry at an ordinal.
@@ -46,11 +76,11 @@ func readID(ids *bbolt.Bucket, ordinal uint64) (idEntry, error) {
 	if k == nil {
 		return idEntry{}, fmt.Errorf("id log: ordinal %d: %w", ordinal, errDamaged)
 	}
-	at := int(ordinal-binary.BigEndian.Uint64(k)) * idEntrySize
-	if at < 0 || at+idEntrySize > len(v) {
-		return idEntry{}, fmt.Errorf("id log: ordinal %d: %w", ordinal, errDamaged)
+	chunk, err := parseIDChunk(v)
+	if at := ordinal - binary.BigEndian.Uint64(k); err == nil && at < uint64(chunk.len()) {
+		return chunk.at(int(at)), nil
 	}
-	return parseIDEntry(v[at : at+idEntrySize]), nil
+	return idEntry{}, fmt.Errorf("id log: ordinal %d: %w", ordinal, errDamaged)
 }
 
 // idTable finds ordinals by fingerprint: 8 bytes a slot, a 24-bit keyed tag and a

@@ -9,19 +9,20 @@ import (
 
 // Buckets. Keys are big-endian, and sequential wherever the volume is.
 var (
-	bucketMeta      = []byte("meta")       // name → record
-	bucketPositions = []byte("positions")  // seq → time, digest: the last messages
-	bucketEvents    = []byte("events")     // seq, chunk → accepted events of a message
-	bucketIDs       = []byte("ids")        // first ordinal → id entries
-	bucketBatches   = []byte("batches")    // seq, index → what became of an ingest command
-	bucketHours     = []byte("hours")      // hour, app, tenant, user, workflow, model → sums
-	bucketApps      = []byte("apps")       // app → its counters
-	bucketFacts     = []byte("outbox_evt") // position → row
-	bucketDead      = []byte("outbox_dlq") // position → row
+	bucketMeta        = []byte("meta")        // name → record
+	bucketPositions   = []byte("positions")   // seq → time, digest: the last messages
+	bucketEvents      = []byte("events")      // seq, chunk → accepted events of a message
+	bucketAdjustments = []byte("adjustments") // seq, index → compensating entry of a correction
+	bucketIDs         = []byte("ids")         // first ordinal → id entries
+	bucketBatches     = []byte("batches")     // seq, index → what became of an ingest command
+	bucketHours       = []byte("hours")       // hour, app, tenant, user, workflow, model → sums
+	bucketApps        = []byte("apps")        // app → its counters
+	bucketFacts       = []byte("outbox_evt")  // position → row
+	bucketDead        = []byte("outbox_dlq")  // position → row
 )
 
 var buckets = [][]byte{
-	bucketMeta, bucketPositions, bucketEvents, bucketIDs, bucketBatches,
+	bucketMeta, bucketPositions, bucketEvents, bucketAdjustments, bucketIDs, bucketBatches,
 	bucketHours, bucketApps, bucketFacts, bucketDead,
 }
 
@@ -33,8 +34,11 @@ var (
 	metaIDs     = []byte("next_ordinal")
 )
 
+// relayedPrefix begins the records of where relays stand.
+const relayedPrefix = "relayed_"
+
 // metaRelayed is where a relay stands.
-func metaRelayed(dest string) []byte { return []byte("relayed_" + dest) }
+func metaRelayed(dest string) []byte { return []byte(relayedPrefix + dest) }
 
 func outboxBucket(dest string) []byte {
 	if dest == schemas.DestDeadLetters {

@@ -149,7 +149,11 @@ func (tx *Tx) emitUsage() error {
 			continue
 		}
 		data := schemas.UsageRejectedData{AppID: a.app, Count: a.refused, Rejected: a.rejected}
-		if err := tx.emit(index, schemas.UsageRejected.Name, a.app, "app/"+a.app, tx.causeOf(a.refusals), data.AppendJSON); err != nil {
+		f := commandFact{
+			kind: schemas.UsageRejected.Name, app: a.app, subject: "app/" + a.app, time: tx.applied.Now,
+			cause: tx.causeOf(a.refusals), data: data.AppendJSON,
+		}
+		if err := tx.emit(index, &f); err != nil {
 			return err
 		}
 	}
@@ -172,17 +176,45 @@ func (tx *Tx) causeOf(c causeSet) factCause {
 	return factCause{schemas.Cause{ID: f.ID, Source: f.Source}, f.CorrelationID, f.TraceParent}
 }
 
-// emit writes the row of one fact whose data is rendered now.
-func (tx *Tx) emit(index uint32, kind, app, subject string, c factCause, data func([]byte) []byte) error {
-	sequence, err := tx.sequences(app, 1)
+// commandFact is a fact whose data is rendered when its row is written.
+type commandFact struct {
+	kind, app, subject string
+	time               int64
+	cause              factCause
+	data               func([]byte) []byte
+}
+
+// Emit files a fact that follows from the command with the given index. It stands
+// behind what its message tells of recorded usage: a correction may share the
+// message with the event it corrects, and no fact speaks of what is told later.
+func (tx *Tx) Emit(command uint32, kind, app, subject string, data func([]byte) []byte) {
+	tx.facts = append(tx.facts, commandFact{
+		kind, app, subject, tx.applied.Now, tx.causeOf(causeSet{command: command, state: 1}), data,
+	})
+}
+
+func (tx *Tx) emitFacts() error {
+	index := uint32(len(tx.message.Commands))
+	for i := range tx.facts {
+		if err := tx.emit(index, &tx.facts[i]); err != nil {
+			return err
+		}
+	}
+	clear(tx.facts)
+	return nil
+}
+
+// emit writes the row of one fact.
+func (tx *Tx) emit(index uint32, f *commandFact) error {
+	sequence, err := tx.sequences(f.app, 1)
 	if err != nil {
 		return err
 	}
 	head := schemas.FactHead{
-		Kind: kind, AppID: app, ID: schemas.FactID(c.Cause, tx.factN), Subject: subject, Time: tx.applied.Now,
-		Sequence: sequence, Cause: c.Cause, CorrelationID: c.correlation, TraceParent: c.traceparent,
+		Kind: f.kind, AppID: f.app, ID: schemas.FactID(f.cause.Cause, tx.factN), Subject: f.subject, Time: f.time,
+		Sequence: sequence, Cause: f.cause.Cause, CorrelationID: f.cause.correlation, TraceParent: f.cause.traceparent,
 	}
-	row := appendLiteral(schemas.FactSubject(app, kind), schemas.AppendFact(nil, &head, data))
+	row := appendLiteral(schemas.FactSubject(f.app, f.kind), schemas.AppendFact(nil, &head, f.data))
 	if err := tx.putRow(schemas.DestFacts, index, row); err != nil {
 		return err
 	}

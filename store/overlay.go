@@ -34,7 +34,8 @@ func newGeneration(number uint64) *generation {
 	return &generation{number: number, apps: map[string]map[uint32]map[string]*schemas.UsageSums{}}
 }
 
-// adder adds events to a generation; it remembers where the last one went.
+// adder adds events and adjustments to a generation; it remembers where the last
+// one went.
 type adder struct {
 	to    *generation
 	app   string
@@ -48,38 +49,41 @@ type adder struct {
 func (g *generation) adder() *adder { return &adder{to: g, exact: true} }
 
 func (a *adder) add(e *schemas.UsageEvent) {
-	if a.hours == nil || a.app != e.AppID {
-		a.hours = a.to.apps[e.AppID]
+	one := schemas.SumsOf(e)
+	a.key = appendRest(a.key[:0], e.TenantID, e.UserID, e.WorkflowID, e.Model)
+	a.addDelta(e.AppID, hourOf(e.Timestamp), &one)
+}
+
+func (a *adder) addAdjustment(adj *Adjustment) {
+	a.key = appendRest(a.key[:0], adj.TenantID, adj.UserID, adj.Workflow, adj.Model)
+	a.addDelta(adj.AppID, adj.Hour, &adj.Delta)
+}
+
+// addDelta adds to the row of an app and hour whose rest of the key is in a.key.
+func (a *adder) addDelta(app string, hour uint32, delta *schemas.UsageSums) {
+	if a.hours == nil || a.app != app {
+		a.hours = a.to.apps[app]
 		if a.hours == nil {
 			a.hours = map[uint32]map[string]*schemas.UsageSums{}
-			a.to.apps[string([]byte(e.AppID))] = a.hours
+			a.to.apps[string([]byte(app))] = a.hours
 		}
-		a.app, a.rows = e.AppID, nil
+		a.app, a.rows = app, nil
 	}
-	if h := hourOf(e.Timestamp); a.rows == nil || a.hour != h {
-		a.rows = a.hours[h]
+	if a.rows == nil || a.hour != hour {
+		a.rows = a.hours[hour]
 		if a.rows == nil {
 			a.rows = map[string]*schemas.UsageSums{}
-			a.hours[h] = a.rows
+			a.hours[hour] = a.rows
 		}
-		a.hour = h
+		a.hour = hour
 	}
-	a.key = appendRest(a.key[:0], e.TenantID, e.UserID, e.WorkflowID, e.Model)
 	sums := a.rows[string(a.key)]
 	if sums == nil {
 		sums = new(schemas.UsageSums)
 		a.rows[string(a.key)] = sums
 		a.to.rows++
 	}
-	one := sumsOf(e)
-	a.exact = sums.Add(&one) && a.exact
-}
-
-func sumsOf(e *schemas.UsageEvent) schemas.UsageSums {
-	return schemas.UsageSums{
-		Events: 1, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens,
-		CachedTokens: e.CachedTokens, ReasoningTokens: e.ReasoningTokens, Cost: e.Cost,
-	}
+	a.exact = sums.Add(delta) && a.exact
 }
 
 // freeze ends the generation and orders it beside the running partition.
@@ -128,7 +132,7 @@ type foldState struct {
 	Folded  uint64
 	To      uint64
 	NextKey []byte
-	Live    uint64 // events in the live generation
+	Live    uint64 // events and adjustments in the live generation
 }
 
 func (f *foldState) append(b []byte) []byte {
@@ -151,8 +155,9 @@ func parseFoldState(b []byte) (f foldState, err error) {
 	return f, r.err
 }
 
-func appendSums(b []byte, s *schemas.UsageSums) []byte {
-	b = append(b, 1)
+func appendSums(b []byte, s *schemas.UsageSums) []byte { return appendCounts(append(b, 1), s) }
+
+func appendCounts(b []byte, s *schemas.UsageSums) []byte {
 	for _, n := range [...]int64{s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens, s.Cost} {
 		b = binary.AppendVarint(b, n)
 	}
@@ -162,8 +167,13 @@ func appendSums(b []byte, s *schemas.UsageSums) []byte {
 func parseSums(b []byte) (s schemas.UsageSums, err error) {
 	r := reader{b: b}
 	r.form(1)
+	s = r.counts()
+	return s, r.err
+}
+
+func (r *reader) counts() (s schemas.UsageSums) {
 	for _, n := range [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost} {
 		*n = r.varint()
 	}
-	return s, r.err
+	return s
 }

@@ -159,24 +159,34 @@ func (p *part) take(n int) error {
 type batchNames struct {
 	bolt  *bbolt.Tx
 	seq   uint64
-	names map[uint32]string
+	heads map[uint32]batchHead
+}
+
+// batchHead is what a batch record begins with.
+type batchHead struct {
+	name string
+	at   int64
 }
 
 func (b *batchNames) name(command uint32) (string, error) {
-	if name, ok := b.names[command]; ok {
-		return name, nil
+	h, err := b.head(command)
+	return h.name, err
+}
+
+func (b *batchNames) head(command uint32) (batchHead, error) {
+	if h, ok := b.heads[command]; ok {
+		return h, nil
 	}
-	v := b.bolt.Bucket(bucketBatches).Get(keyCommand(b.seq, command))
-	r := reader{b: v}
+	r := reader{b: b.bolt.Bucket(bucketBatches).Get(keyCommand(b.seq, command))}
 	r.form(1)
 	r.byte()
-	name := r.text()
+	h := batchHead{at: r.varint(), name: r.text()}
 	if r.err != nil {
-		return "", r.err
+		return batchHead{}, r.err
 	}
-	if b.names == nil {
-		b.names = map[uint32]string{}
+	if b.heads == nil {
+		b.heads = map[uint32]batchHead{}
 	}
-	b.names[command] = name
-	return name, nil
+	b.heads[command] = h
+	return h, nil
 }

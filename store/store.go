@@ -31,11 +31,13 @@ const (
 	firstEpoch     = 1
 )
 
-// Options of a store. Partition and Partitions are fixed when the file is made.
+// Options of a store. Partition, Partitions and FoldEvery are fixed when the file
+// is made: what is in it depends on them. A later FoldEvery changes nothing.
 type Options struct {
 	Partition  int
 	Partitions int
 	FoldEvery  int                // 0: DefaultFoldEvery
+	ReadOnly   bool               // for looking at it; Update fails
 	Fault      func(point string) // called at named points; nil outside fault tests
 }
 
@@ -72,6 +74,7 @@ type applied struct {
 
 type stats struct {
 	transactions, messages, events atomic.Int64
+	voided, amended                atomic.Int64
 	outbox                         [2]atomic.Int64
 	ids, idBytes                   atomic.Int64
 	commit                         atomic.Int64
@@ -80,6 +83,7 @@ type stats struct {
 // Stats are counts since the store was opened; Outbox are rows that wait now.
 type Stats struct {
 	Transactions, Messages, Events int64
+	Voided, Amended                int64 // adjustments
 	FactRows, DeadLetterRows       int64
 	IDs, IDBytes                   int64
 	CommitSeconds                  float64
@@ -94,11 +98,13 @@ func Open(path string, o Options) (*Store, error) {
 	if o.Partitions < 1 || o.Partition < 0 || o.Partition >= o.Partitions {
 		return nil, fmt.Errorf("open store: partition %d of %d does not exist", o.Partition, o.Partitions)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
+	if !o.ReadOnly {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
 	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, InitialMmapSize: initialMmap,
+		Timeout: time.Second, ReadOnly: o.ReadOnly, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, InitialMmapSize: initialMmap,
 	})
 	if errors.Is(err, bbolt.ErrTimeout) {
 		return nil, fmt.Errorf("open store %s: another process holds it; stop that one or use another data directory", path)
@@ -126,6 +132,9 @@ func (s *Store) load() error {
 	s.ids.key = [2]uint64{binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])}
 	s.stage.ids.table = &s.ids
 	return s.db.View(func(bolt *bbolt.Tx) error {
+		if err := s.checkFormat(bolt); err != nil {
+			return err
+		}
 		meta := bolt.Bucket(bucketMeta)
 		var err error
 		if s.applied, err = parseApplied(meta.Get(metaApplied)); err != nil {
@@ -148,9 +157,11 @@ func (s *Store) load() error {
 	})
 }
 
-// create makes the buckets of a new file and refuses a file of another layout or
-// of another partition.
+// create makes the buckets of a new file.
 func (s *Store) create() error {
+	if s.opts.ReadOnly {
+		return nil
+	}
 	return s.db.Update(func(bolt *bbolt.Tx) error {
 		for _, name := range buckets {
 			if _, err := bolt.CreateBucketIfNotExists(name); err != nil {
@@ -158,35 +169,54 @@ func (s *Store) create() error {
 			}
 		}
 		meta := bolt.Bucket(bucketMeta)
-		v := meta.Get(metaFormat)
-		if v == nil {
-			v = binary.BigEndian.AppendUint32(nil, Format)
-			v = binary.BigEndian.AppendUint32(v, uint32(s.opts.Partition))
-			v = binary.BigEndian.AppendUint32(v, uint32(s.opts.Partitions))
-			return meta.Put(metaFormat, v)
+		if meta.Get(metaFormat) != nil {
+			return nil
 		}
-		if len(v) != 12 {
-			return errDamaged
+		var v []byte
+		for _, n := range [...]int{Format, s.opts.Partition, s.opts.Partitions, s.opts.FoldEvery} {
+			v = binary.BigEndian.AppendUint32(v, uint32(n))
 		}
-		if f := binary.BigEndian.Uint32(v); f != Format {
-			return fmt.Errorf("the file has format %d and this release reads format %d: use the release that wrote it", f, Format)
-		}
-		part, parts := int(binary.BigEndian.Uint32(v[4:])), int(binary.BigEndian.Uint32(v[8:]))
-		if part != s.opts.Partition || parts != s.opts.Partitions {
-			return fmt.Errorf("the file is partition %d of %d, not %d of %d: the number of partitions is fixed when the data directory is made",
-				part, parts, s.opts.Partition, s.opts.Partitions)
-		}
-		return nil
+		return meta.Put(metaFormat, v)
 	})
+}
+
+// checkFormat refuses a file of another layout or of another partition, and takes
+// over what was fixed when the file was made.
+func (s *Store) checkFormat(bolt *bbolt.Tx) error {
+	meta := bolt.Bucket(bucketMeta)
+	if meta == nil {
+		return errDamaged
+	}
+	v := meta.Get(metaFormat)
+	if len(v) < 4 {
+		return errDamaged
+	}
+	if f := binary.BigEndian.Uint32(v); f != Format {
+		return fmt.Errorf("the file has format %d and this release reads format %d: use the release that wrote it", f, Format)
+	}
+	if len(v) != 16 {
+		return errDamaged
+	}
+	part, parts := int(binary.BigEndian.Uint32(v[4:])), int(binary.BigEndian.Uint32(v[8:]))
+	if part != s.opts.Partition || parts != s.opts.Partitions {
+		return fmt.Errorf("the file is partition %d of %d, not %d of %d: the number of partitions is fixed when the data directory is made",
+			part, parts, s.opts.Partition, s.opts.Partitions)
+	}
+	s.opts.FoldEvery = int(binary.BigEndian.Uint32(v[12:]))
+	return nil
 }
 
 func (s *Store) loadIDs(bolt *bbolt.Tx) error {
 	ids := bolt.Bucket(bucketIDs)
 	c := ids.Cursor()
 	for k, v := c.First(); k != nil; k, v = c.Next() {
-		ordinal := binary.BigEndian.Uint64(k)
-		for at := 0; at+idEntrySize <= len(v); at, ordinal = at+idEntrySize, ordinal+1 {
-			e := parseIDEntry(v[at : at+idEntrySize])
+		first := binary.BigEndian.Uint64(k)
+		chunk, err := parseIDChunk(v)
+		if err != nil {
+			return fmt.Errorf("id log at %x: %w", k, err)
+		}
+		for i := range chunk.len() {
+			e, ordinal := chunk.at(i), first+uint64(i)
 			from := uint64(0)
 			if e.kind != schemas.IDEvent { // an event is entered once; others may be taken over
 				var err error
@@ -222,7 +252,8 @@ func (s *Store) lookup(ids *bbolt.Bucket, fp *schemas.Fingerprint) (ordinal uint
 	return ordinal, e, err
 }
 
-// loadOverlay replays the event log from where the aggregates in the bucket end.
+// loadOverlay replays events and adjustments from where the aggregates in the
+// bucket end.
 func (s *Store) loadOverlay(bolt *bbolt.Tx) error {
 	s.overlay.live = newGeneration(0)
 	live := s.overlay.live.adder()
@@ -247,6 +278,9 @@ func (s *Store) loadOverlay(bolt *bbolt.Tx) error {
 			to.add(&events[i])
 		}
 	}
+	if err := loadAdjustments(bolt, &s.fold, frozen, live); err != nil {
+		return fmt.Errorf("adjustments: %w", err)
+	}
 	if s.overlay.frozen != nil {
 		s.overlay.frozen.freeze()
 	}
@@ -268,6 +302,9 @@ func (s *Store) Checkpoint() schemas.Checkpoint {
 	return s.applied.Checkpoint
 }
 
+// FoldEvery is what was fixed when the file was made.
+func (s *Store) FoldEvery() int { return s.opts.FoldEvery }
+
 // Epoch is the epoch of the command stream that new positions belong to.
 func (s *Store) Epoch() uint32 {
 	s.mu.RLock()
@@ -280,6 +317,7 @@ func (s *Store) Stats() Stats {
 	t := &s.stats
 	st := Stats{
 		Transactions: t.transactions.Load(), Messages: t.messages.Load(), Events: t.events.Load(),
+		Voided: t.voided.Load(), Amended: t.amended.Load(),
 		FactRows: t.outbox[0].Load(), DeadLetterRows: t.outbox[1].Load(),
 		IDs: t.ids.Load(), IDBytes: t.idBytes.Load(), CommitSeconds: time.Duration(t.commit.Load()).Seconds(),
 	}

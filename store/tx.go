@@ -23,6 +23,8 @@ type Tx struct {
 	message  Message
 	firstID  int // place in the stage of the message's first id
 	usage    messageUsage
+	adjusted int           // adjustments of the message
+	facts    []commandFact // of its commands
 	factN    uint32
 	added    [2]int64 // outbox rows, by destination
 	deleted  [2]int64
@@ -46,15 +48,18 @@ type Message struct {
 // stage is what a transaction changes in memory. It reaches readers after the
 // commit and is thrown away with a failed transaction.
 type stage struct {
-	ids    idStage
-	events []*schemas.UsageEvent
-	apps   map[string]uint64 // app → its last fact sequence
+	ids         idStage
+	events      []*schemas.UsageEvent
+	adjustments []*Adjustment
+	apps        map[string]uint64 // app → its last fact sequence
 }
 
 func (g *stage) reset() {
 	g.ids.reset()
 	clear(g.events)
 	g.events = g.events[:0]
+	clear(g.adjustments)
+	g.adjustments = g.adjustments[:0]
 	clear(g.apps)
 }
 
@@ -139,6 +144,9 @@ func (s *Store) merge(tx *Tx) {
 	for _, e := range s.stage.events {
 		add.add(e)
 	}
+	for _, a := range s.stage.adjustments {
+		add.addAdjustment(a)
+	}
 	if tx.folded {
 		s.overlay.frozen = nil
 	}
@@ -154,6 +162,13 @@ func (s *Store) merge(tx *Tx) {
 	s.stats.transactions.Add(1)
 	s.stats.messages.Add(int64(tx.messages))
 	s.stats.events.Add(int64(len(s.stage.events)))
+	for _, a := range s.stage.adjustments {
+		if a.Status == schemas.EventVoided {
+			s.stats.voided.Add(1)
+		} else {
+			s.stats.amended.Add(1)
+		}
+	}
 	for i, dest := range destinations {
 		s.stats.outbox[i].Add(tx.added[i] - tx.deleted[i])
 		s.relay[dest].done(tx.settled[i])
@@ -172,7 +187,7 @@ func (tx *Tx) Begin(m Message) {
 	tx.message = m
 	tx.firstID = len(tx.stage.ids.entries)
 	tx.usage.reset()
-	tx.factN = 0
+	tx.adjusted, tx.facts, tx.factN = 0, tx.facts[:0], 0
 }
 
 // Command moves handler time on to the instant at which a command was accepted;
@@ -209,6 +224,9 @@ func (tx *Tx) end(events []recorded) error {
 	if err := tx.emitUsage(); err != nil {
 		return err
 	}
+	if err := tx.emitFacts(); err != nil {
+		return err
+	}
 	a := &tx.applied
 	a.Seq, a.StoredAt, a.Digest, a.StreamCreated = m.Seq, m.StoredAt, m.Digest, m.StreamCreated
 	positions := tx.bolt.Bucket(bucketPositions)
@@ -225,7 +243,7 @@ func (tx *Tx) end(events []recorded) error {
 		}
 		a.Positions--
 	}
-	return tx.stepFold(len(events))
+	return tx.stepFold(len(events) + tx.adjusted)
 }
 
 func (tx *Tx) putIDs() error {
@@ -234,10 +252,7 @@ func (tx *Tx) putIDs() error {
 	bucket.FillPercent = sequentialFill
 	for len(entries) > 0 {
 		n := min(len(entries), idChunkLength)
-		v := make([]byte, 0, n*idEntrySize)
-		for i := range entries[:n] {
-			v = entries[i].append(v)
-		}
+		v := appendIDChunk(make([]byte, 0, idChunkHead+n*idEntrySize), tx.message.Seq, entries[:n])
 		if err := bucket.Put(keyOrdinal(entries[0].ordinal), v); err != nil {
 			return err
 		}
@@ -254,7 +269,17 @@ func (tx *Tx) find(fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err erro
 	return tx.store.lookup(tx.bolt.Bucket(bucketIDs), fp)
 }
 
-func (tx *Tx) enter(e idEntry, from uint64) {
-	tx.stage.ids.add(stagedID{idEntry: e, ordinal: tx.next, from: from})
+// enter gives an id the next ordinal; from is that of the entry it takes over.
+func (tx *Tx) enter(kind schemas.IDKind, fp *schemas.Fingerprint, ref, from uint64) {
+	tx.stage.ids.add(stagedID{idEntry: idEntry{kind, *fp, ref, tx.message.Seq}, ordinal: tx.next, from: from})
 	tx.next++
+}
+
+// enterPlace points an id to the record of the command at a place, from now on.
+func (tx *Tx) enterPlace(kind schemas.IDKind, fp *schemas.Fingerprint, at Place) error {
+	from, _, err := tx.find(fp)
+	if err == nil {
+		tx.enter(kind, fp, at.ref(), from)
+	}
+	return err
 }

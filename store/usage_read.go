@@ -17,6 +17,9 @@ import (
 // Usage sums the aggregates that a query asks for. It sees every command that
 // was answered before it began.
 func (s *Store) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error) {
+	if err := ctx.Err(); err != nil {
+		return schemas.UsageReport{}, err
+	}
 	sum := summation{q: &q, groups: map[string]*schemas.UsageRow{}, exact: true}
 	from, to := uint32(q.From), uint32(q.To)
 	v, err := s.view(q.AppID, from, to, sum.row)
@@ -186,7 +189,9 @@ func windowOf(q *schemas.UsageQuery, hour uint32) (start, end uint32) {
 func (s *summation) report() schemas.UsageReport {
 	r := schemas.UsageReport{Rows: make([]schemas.UsageRow, 0, len(s.groups)), Totals: s.totals}
 	for _, g := range s.groups {
-		r.Rows = append(r.Rows, *g)
+		if g.UsageSums != (schemas.UsageSums{}) { // all of its events are voided
+			r.Rows = append(r.Rows, *g)
+		}
 	}
 	slices.SortFunc(r.Rows, func(a, b schemas.UsageRow) int {
 		return cmp.Or(a.WindowStart.Compare(b.WindowStart), slices.Compare(a.Group, b.Group))

@@ -87,7 +87,7 @@ func (tx *Tx) RecordUsage(command uint32, e *schemas.UsageEvent, p *schemas.Even
 		}
 		return Conflict, nil
 	}
-	tx.enter(idEntry{schemas.IDEvent, p.ID, p.Digest}, 0)
+	tx.enter(schemas.IDEvent, &p.ID, p.Digest, 0)
 	a := tx.usage.of(e.AppID)
 	a.events = append(a.events, recorded{e, command})
 	a.causes.add(command)
@@ -133,7 +133,8 @@ func faultOf(doing string, err error) error {
 // PutBatch stores what became of the command with the given index and, unless
 // grout made the batch id, enters the id. It returns the outcome.
 func (tx *Tx) PutBatch(command uint32, b *Batch) (schemas.IngestOutcome, error) {
-	at := Place{tx.message.Seq, command}
+	at := tx.Place(command)
+	b.At = tx.applied.Now
 	bucket := tx.bolt.Bucket(bucketBatches)
 	bucket.FillPercent = sequentialFill
 	if err := bucket.Put(keyCommand(at.Seq, at.Index), b.append(nil)); err != nil {
@@ -141,11 +142,9 @@ func (tx *Tx) PutBatch(command uint32, b *Batch) (schemas.IngestOutcome, error) 
 	}
 	if !b.Made && b.changes() {
 		fp, _ := schemas.FingerprintOf(schemas.IDBatch, "", b.BatchID, nil)
-		from, _, err := tx.find(&fp)
-		if err != nil {
+		if err := tx.enterPlace(schemas.IDBatch, &fp, at); err != nil {
 			return schemas.IngestOutcome{}, &Fault{"read id log", err}
 		}
-		tx.enterBatch(&fp, at, from)
 	}
 	o, err := b.outcome(tx.bolt, own)
 	return o, faultOf("read batch", err)
@@ -160,14 +159,4 @@ func (b *Batch) changes() bool {
 		}
 	}
 	return false
-}
-
-// enterBatch points the batch id to a newer record. An ordinal that is staged is
-// not in the table yet, so the entry that it took over is carried along.
-func (tx *Tx) enterBatch(fp *schemas.Fingerprint, at Place, from uint64) {
-	if s := tx.stage.ids.get(fp); s != nil {
-		tx.enter(idEntry{schemas.IDBatch, *fp, at.ref()}, s.ordinal)
-		return
-	}
-	tx.enter(idEntry{schemas.IDBatch, *fp, at.ref()}, from)
 }

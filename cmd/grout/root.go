@@ -29,7 +29,7 @@ any setting it runs in development mode on this machine only, with generated key
 			*started = true
 		},
 	}
-	root.AddCommand(newServe(), newIngest(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newIngest(), newVerify(), newConfig(), newVersion())
 	return root
 }
 

@@ -13,16 +13,24 @@ import (
 // answerApplied is the 200 or 409 of an ingest request (contract §7).
 func (s *Server) answerApplied(c echo.Context, batchID string, o *schemas.IngestOutcome) error {
 	if o.Conflict {
-		return schemas.Errorf(schemas.CodeBatchConflict, "Batch %q was sent before with other events; nothing was applied", batchID)
+		return batchConflict(batchID)
 	}
 	if o.Replayed {
 		c.Response().Header().Set("Idempotency-Replayed", "true")
 	}
 	s.metrics.ingested(o)
-	b := append(make([]byte, 0, 256+128*len(o.Errors)), `{"batch_id":`...)
+	return sendJSON(c, http.StatusOK, appendResult(make([]byte, 0, 256+128*len(o.Errors)), batchID, o))
+}
+
+func batchConflict(batchID string) error {
+	return schemas.Errorf(schemas.CodeBatchConflict, "Batch %q was sent before with other events; nothing was applied", batchID)
+}
+
+func appendResult(b []byte, batchID string, o *schemas.IngestOutcome) []byte {
+	b = append(b, `{"batch_id":`...)
 	b = appendAnyText(b, batchID)
 	b = appendCounts(b, o)
-	return sendJSON(c, http.StatusOK, append(b, '}'))
+	return append(b, '}')
 }
 
 // appendCounts writes what ingest answers and batch results have in common.
@@ -35,12 +43,16 @@ func appendCounts(b []byte, o *schemas.IngestOutcome) []byte {
 	b = strconv.AppendInt(b, int64(o.Rejected), 10)
 	b = append(b, `,"failed":`...)
 	b = strconv.AppendInt(b, int64(o.Rejected), 10)
+	return appendErrors(b, o.Errors)
+}
+
+func appendErrors(b []byte, list []schemas.EventError) []byte {
 	b = append(b, `,"errors":[`...)
-	for i := range o.Errors {
+	for i := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendEventError(b, &o.Errors[i])
+		b = appendEventError(b, &list[i])
 	}
 	return append(b, ']')
 }
@@ -65,11 +77,15 @@ func appendEventError(b []byte, e *schemas.EventError) []byte {
 func answerAccepted(c echo.Context, batchID string, refs []schemas.CommandRef) error {
 	location := statusURL(batchID, refs)
 	c.Response().Header().Set("Location", location)
-	b := append(make([]byte, 0, 256), `{"batch_id":`...)
+	return sendJSON(c, http.StatusAccepted, appendAccepted(make([]byte, 0, 256), batchID, location))
+}
+
+func appendAccepted(b []byte, batchID, location string) []byte {
+	b = append(b, `{"batch_id":`...)
 	b = appendAnyText(b, batchID)
 	b = append(b, `,"status":"accepted","status_url":`...)
 	b = appendAnyText(b, location)
-	return sendJSON(c, http.StatusAccepted, append(b, '}'))
+	return append(b, '}')
 }
 
 // statusURL names the result of one request: its commands, not only its batch

@@ -17,6 +17,7 @@ const (
 	anybody     rule = iota
 	keys             // an internal or a service key
 	keysOrBasic      // the same, or HTTP Basic with one of them as password
+	serviceOnly      // a service key
 )
 
 // keyring holds the hashes of the keys of one door, so that comparing takes the
@@ -60,6 +61,12 @@ func (s *Server) admit(r rule, h http.Header) error {
 		return nil
 	}
 	scheme, credential := authorization(h)
+	if r == serviceOnly {
+		if scheme != "bearer" {
+			credential = ""
+		}
+		return s.admitService(credential)
+	}
 	internal := h.Get("X-Internal-API-Key")
 	if internal == "" && scheme == schemeInternal {
 		internal = credential

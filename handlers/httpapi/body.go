@@ -77,42 +77,58 @@ func (s *Server) readBody(r *http.Request) (body, error) {
 	if r.ContentLength > limit {
 		return body{}, tooLarge(limit)
 	}
+	b := s.newBody()
+	err := b.fill(r.Body, r.ContentLength, limit)
+	known := (*schemas.Error)(nil)
+	switch {
+	case err == nil:
+		return b, nil
+	case errors.Is(err, errTooLong):
+		err = tooLarge(limit)
+	case !errors.As(err, &known):
+		err = readError(err)
+	}
+	b.release()
+	return body{}, err
+}
+
+// newBody gives an empty body.
+func (s *Server) newBody() body {
 	pooled := bodyPool.Get().(*[]byte)
 	b := body{bytes: (*pooled)[:0], pooled: pooled, budget: &s.bodies}
 	*pooled = nil
-	err := b.fill(r, limit)
-	if err != nil {
-		b.release()
-		return body{}, err
-	}
-	return b, nil
+	return b
 }
 
-// fill reads to the end. A body of unknown length is read into a buffer that
-// doubles up to the limit; one byte beyond it tells that the body is too large.
-func (b *body) fill(r *http.Request, limit int64) error {
+// errTooLong is what fill says of more bytes than its limit.
+var errTooLong = errors.New("more bytes than the limit")
+
+// fill reads src to the end. What is of unknown length, a negative one, is read
+// into a buffer that doubles up to the limit; one byte beyond it tells that there
+// is too much.
+func (b *body) fill(src io.Reader, length, limit int64) error {
 	size := min(firstChunk, limit)
-	if r.ContentLength >= 0 {
-		size = r.ContentLength
+	if length >= 0 {
+		size = length
 	}
 	if !b.grow(size) {
 		return errBodiesFull
 	}
 	for {
 		if int64(len(b.bytes)) < size {
-			n, err := r.Body.Read(b.bytes[len(b.bytes):size])
+			n, err := src.Read(b.bytes[len(b.bytes):size])
 			b.bytes = b.bytes[:len(b.bytes)+n]
 			if err != nil {
-				return readError(err)
+				return atEnd(err)
 			}
 			continue
 		}
 		var next [1]byte
-		if _, err := io.ReadFull(r.Body, next[:]); err != nil {
-			return readError(err)
+		if _, err := io.ReadFull(src, next[:]); err != nil {
+			return atEnd(err)
 		}
 		if size >= limit {
-			return tooLarge(limit)
+			return errTooLong
 		}
 		size = min(2*size, limit)
 		if !b.grow(size) {
@@ -128,13 +144,18 @@ func tooLarge(limit int64) error {
 	return schemas.Errorf(schemas.CodePayloadTooLarge, "The request body is larger than %d bytes", limit)
 }
 
-// readError judges how reading a body ended: io.EOF is its proper end, a body
-// that was cut is the caller's fault.
-func readError(err error) error {
-	switch {
-	case err == io.EOF:
+// atEnd takes the proper end of a reader for no error.
+func atEnd(err error) error {
+	if err == io.EOF {
 		return nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
+	}
+	return err
+}
+
+// readError judges how reading a request ended early: a body that was cut is the
+// caller's fault.
+func readError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return schemas.Errorf(schemas.CodeTimeout, "The request body took too long to arrive")
 	}
 	return fmt.Errorf("%w: %w", schemas.Errorf(schemas.CodeInvalidRequest, "The request body ended early or cannot be read"), err)
@@ -146,6 +167,11 @@ func checkMediaType(h http.Header) error {
 	if e := h.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
 		return schemas.Errorf(schemas.CodeMediaType, "Content-Encoding %.40q is not supported: send the body as it is", e)
 	}
+	return checkJSON(h)
+}
+
+// checkJSON accepts JSON in UTF-8, whatever packs it.
+func checkJSON(h http.Header) error {
 	v := h.Get("Content-Type")
 	if v == "" || v == "application/json" {
 		return nil

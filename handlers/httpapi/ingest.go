@@ -23,14 +23,25 @@ const commandSource = "//mozaiks.ai/grout/http"
 // submit, wait, answer.
 func (s *Server) ingest(c echo.Context) error {
 	r := c.Request()
-	if err := checkMediaType(r.Header); err != nil {
-		return err
-	}
-	body, err := s.readBody(r)
+	form, err := formOf(r.Header)
 	if err != nil {
 		return err
 	}
-	req, err := s.readBatch(r.Context(), body)
+	u, err := s.readUpload(r, c.Response().Header())
+	if err != nil {
+		return err
+	}
+	if form == formEvents {
+		return s.ingestEvents(c, u)
+	}
+	var req ingestRequest
+	err = s.parse(r.Context(), u, func(text []byte, b *schemas.ParsedBatch) error {
+		err := readForm(form, r.Header, text, b)
+		if err == nil {
+			req = s.split(b)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -70,32 +81,6 @@ var batchPool = sync.Pool{New: func() any { return new(schemas.ParsedBatch) }}
 
 // maxPooledEvents bounds what a pooled batch keeps in memory.
 const maxPooledEvents = 4096
-
-// readBatch parses a body and encodes its shares. It releases the body, and uses
-// at most one parsed batch for each token of s.parsing, since parsing is bound
-// by the processor and the parsed form is larger than the text.
-func (s *Server) readBatch(ctx context.Context, body body) (ingestRequest, error) {
-	defer body.release()
-	select {
-	case s.parsing <- struct{}{}:
-		defer func() { <-s.parsing }()
-	case <-ctx.Done():
-		return ingestRequest{}, ctx.Err()
-	}
-	parsed := batchPool.Get().(*schemas.ParsedBatch)
-	defer func() {
-		if cap(parsed.Events) > maxPooledEvents {
-			return
-		}
-		clear(parsed.Events) // its texts point into the body
-		clear(parsed.Rejected)
-		batchPool.Put(parsed)
-	}()
-	if err := schemas.ParseUsageBatch(body.bytes, parsed); err != nil {
-		return ingestRequest{}, err
-	}
-	return s.split(parsed), nil
-}
 
 // split makes the payloads of a request's commands.
 func (s *Server) split(parsed *schemas.ParsedBatch) ingestRequest {
@@ -144,15 +129,30 @@ type ingestResult struct {
 // submit hands all shares to the log, then waits for all of them. Whatever fails
 // makes the whole request one to be repeated: ids make that harmless.
 func (s *Server) submit(ctx context.Context, req ingestRequest, async bool) (ingestResult, error) {
+	waiting, err := s.enqueue(req)
+	if err != nil {
+		return ingestResult{}, err
+	}
+	return await(ctx, req, waiting, async)
+}
+
+// enqueue hands all shares to the log, or none.
+func (s *Server) enqueue(req ingestRequest) ([]Pending, error) {
 	waiting := make([]Pending, 0, len(req.shares))
 	for _, sh := range req.shares {
 		p, err := s.Commands.Submit(sh.partition, sh.frame)
 		if err != nil {
 			abandon(waiting)
-			return ingestResult{}, submitError(err)
+			return nil, submitError(err)
 		}
 		waiting = append(waiting, p)
 	}
+	return waiting, nil
+}
+
+// await waits for all shares of a request: until they are applied, or only stored
+// when it is async.
+func await(ctx context.Context, req ingestRequest, waiting []Pending, async bool) (ingestResult, error) {
 	result := ingestResult{applied: !async, refs: make([]schemas.CommandRef, len(waiting))}
 	for i, p := range waiting {
 		wait := p.Wait

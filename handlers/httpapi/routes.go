@@ -21,6 +21,7 @@ func (s *Server) routes() []route {
 	metrics := promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{ErrorHandling: promhttp.PanicOnError})
 	return []route{
 		{"POST", "/api/usage/ingest", keysOrBasic, s.ingest},
+		{"POST", "/api/billing/usage-events", serviceOnly, s.usageReports},
 		{"GET", "/api/usage/batches/:batch_id", keys, s.batchStatus},
 		{"GET", "/api/usage", keys, s.usage},
 		{"GET", "/health", anybody, s.health},

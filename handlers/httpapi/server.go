@@ -27,6 +27,8 @@ type Options struct {
 	WaitLimit    time.Duration // after it an accepted request is answered 202 [10 s]
 	Version      string        // of the program, told by the metric grout_build_info
 
+	MaxUnpackedBytes int64 // of one compressed request body [64 MiB]
+
 	Commands Commands
 	Reads    Reads
 	Health   Health
@@ -47,6 +49,9 @@ func (o Options) withDefaults() Options {
 	o.Partitions = max(o.Partitions, 1)
 	if o.MaxBodyBytes <= 0 {
 		o.MaxBodyBytes = 16 << 20
+	}
+	if o.MaxUnpackedBytes <= 0 {
+		o.MaxUnpackedBytes = 64 << 20
 	}
 	if o.WaitLimit <= 0 {
 		o.WaitLimit = 10 * time.Second
@@ -73,6 +78,7 @@ type Server struct {
 	echo              *echo.Echo
 	metrics           *metrics
 	bodies            budget
+	unpackers         unpackers
 	parsing           chan struct{} // one token for each batch being parsed
 	patterns          map[string]bool
 	stopped           atomic.Bool
@@ -89,7 +95,7 @@ func New(o Options) *Server {
 		parsing:  make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		patterns: map[string]bool{},
 	}
-	s.bodies.free.Store(max(maxBodyBytesInFlight, o.MaxBodyBytes))
+	s.bodies.free.Store(max(maxBodyBytesInFlight, o.MaxBodyBytes+o.MaxUnpackedBytes))
 	s.echo = s.router()
 	return s
 }

@@ -31,6 +31,7 @@ type options struct {
 	foldEvery  int
 	maxLife    time.Duration
 	limit      time.Duration
+	loseStore  bool
 	verbose    bool
 }
 
@@ -46,6 +47,7 @@ func main() {
 	flag.IntVar(&o.foldEvery, "fold-every", 3000, "events between two freezes of the aggregates")
 	flag.DurationVar(&o.maxLife, "max-life", 900*time.Millisecond, "a process lives at most this long after it is ready before it is killed")
 	flag.DurationVar(&o.limit, "limit", 30*time.Minute, "give up after this long")
+	flag.BoolVar(&o.loseStore, "lose-store", false, "after each kill remove the files of the store, once snapshots have let the command stream be trimmed")
 	flag.BoolVar(&o.verbose, "v", false, "print progress")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -68,6 +70,7 @@ type Verdict struct {
 	Seed         uint64   `json:"seed"`
 	Kills        int      `json:"kills"`
 	KilledInUse  int      `json:"killed_with_requests_in_flight"`
+	StoresLost   int      `json:"stores_lost"`
 	Requests     int      `json:"requests"`
 	Unanswered   int      `json:"unanswered"`
 	Replayed     int      `json:"replayed"`
@@ -98,7 +101,7 @@ func run(ctx context.Context, o options) (*Verdict, error) {
 		return nil, err
 	}
 	v := b.verdict()
-	v.Seed, v.Kills, v.KilledInUse, v.Reads = o.seed, s.kills, s.killedInUse, int(c.reads.Load())
+	v.Seed, v.Kills, v.KilledInUse, v.StoresLost, v.Reads = o.seed, s.kills, s.killedInUse, s.lost, int(c.reads.Load())
 	v.Faults = append(v.Faults, c.faults()...)
 	if err := verify(ctx, b, s, v); err != nil {
 		return nil, err

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,7 @@ type server struct {
 	rng         *rand.Rand
 	kills       int
 	killedInUse int
+	lost        int
 	inFlight    atomic.Int64
 
 	mu  sync.Mutex
@@ -35,7 +38,7 @@ func (s *server) start(ctx context.Context) error {
 	p, err := process.Start(ctx, process.Options{Binary: s.o.binary, Data: s.o.data, Env: []string{
 		"MOZAIKS_DUPLICATE_WINDOW=100ms", "MOZAIKS_WAIT_LIMIT=3s",
 		fmt.Sprint("MOZAIKS_PARTITIONS=", s.o.partitions), fmt.Sprint("MOZAIKS_FOLD_EVERY=", s.o.foldEvery),
-		"GROUT_CRASH_AT=" + s.point(),
+		"GROUT_CRASH_AT=" + s.point(), "MOZAIKS_SNAPSHOT_EVERY=" + s.o.snapshots().String(), "MOZAIKS_COMMAND_AGE=1s",
 	}})
 	if errors.Is(err, process.ErrKilled) && s.o.crashAt != "" {
 		err = nil // it came to the point while it was starting
@@ -99,7 +102,36 @@ func (s *server) cycle(ctx context.Context) error {
 	}
 	p.Kill()
 	s.kills++
+	if s.o.loseStore {
+		if err := s.loseStore(); err != nil {
+			return err
+		}
+	}
 	return s.start(ctx)
+}
+
+// snapshots are frequent where stores are lost.
+func (o *options) snapshots() time.Duration {
+	if o.loseStore {
+		return 200 * time.Millisecond
+	}
+	return time.Hour
+}
+
+// loseStore removes the files of the store of every partition that has two
+// snapshots: from then on the command stream may begin later than the store.
+func (s *server) loseStore() error {
+	for p := range s.o.partitions {
+		snapshots, err := filepath.Glob(filepath.Join(s.o.data, "snapshots", fmt.Sprintf("partition-%03d", p), "*.json"))
+		if err != nil || len(snapshots) < 2 {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.o.data, "store", fmt.Sprintf("partition-%03d.db", p))); err != nil {
+			return err
+		}
+		s.lost++
+	}
+	return nil
 }
 
 // awaitUse waits for a request to be in flight, for the kill to hit it.

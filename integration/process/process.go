@@ -147,6 +147,9 @@ func (p *Process) Signal() syscall.Signal {
 	return 0
 }
 
+// PID is the number of the process.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Log is the end of what the process logged, without its request lines.
 func (p *Process) Log() string { return p.log.String() }
 

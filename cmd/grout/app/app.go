@@ -34,9 +34,11 @@ const drainLimit = 20 * time.Second
 // publishers, apply loops, relays, bus, store.
 func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	started := time.Now()
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return fmt.Errorf("make data directory: %w", err)
+	lock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return err
 	}
+	defer lock.Close()
 	if err := LoadSecrets(&cfg); err != nil {
 		return err
 	}
@@ -58,12 +60,14 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	failed := make(chan error, 1)
 	relays := startStage(failed)
 	loops := startStage(failed)
+	keepers := startStage(failed)
 	publishers := startStage(failed)
 	for _, p := range n.partitions {
 		for _, r := range p.relays {
 			relays.run(r.Run)
 		}
 		loops.run(p.loop.Run)
+		keepers.run(p.keeper.Run)
 		publishers.run(p.publisher.Run)
 	}
 	web := startStage(failed)
@@ -92,6 +96,7 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	}
 	web.stop()
 	publishers.stop()
+	keepers.stop()
 	loops.stop()
 	relays.stop()
 	select {
@@ -126,6 +131,7 @@ type partition struct {
 	loop      *handlers.Loop
 	publisher *bus.Publisher
 	relays    map[string]*bus.Relay // by destination
+	keeper    *keeper
 }
 
 func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
@@ -154,7 +160,7 @@ func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err
 		return nil, err
 	}
 	for number := range cfg.Partitions {
-		p, err := n.newPartition(number, fault)
+		p, err := n.newPartition(ctx, number, fault)
 		if err != nil {
 			return nil, err
 		}
@@ -182,14 +188,17 @@ func storePath(dataDir string, number int) string {
 	return filepath.Join(dataDir, "store", fmt.Sprintf("partition-%03d.db", number))
 }
 
-func (n *node) newPartition(number int, fault func(string)) (*partition, error) {
+func (n *node) newPartition(ctx context.Context, number int, fault func(string)) (*partition, error) {
+	logger := n.logger.With("partition", number)
+	if err := restoreMissing(ctx, n.cfg.DataDir, number, logger); err != nil {
+		return nil, err
+	}
 	s, err := store.Open(storePath(n.cfg.DataDir, number), store.Options{
 		Partition: number, Partitions: n.cfg.Partitions, FoldEvery: n.cfg.FoldEvery, Fault: fault,
 	})
 	if err != nil {
 		return nil, err
 	}
-	logger := n.logger.With("partition", number)
 	p := &partition{number: number, store: s, source: n.bus.NewSource(number), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
 	p.loop = handlers.NewLoop(handlers.LoopOptions{
 		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
@@ -198,6 +207,10 @@ func (n *node) newPartition(number int, fault func(string)) (*partition, error) 
 	p.relays = map[string]*bus.Relay{}
 	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
 		p.relays[dest] = n.bus.NewRelay(dest, number, s, bus.RelayOptions{Epoch: s.Epoch(), Logger: logger})
+	}
+	p.keeper = &keeper{
+		store: s, loop: p.loop, bus: n.bus, partition: number, dir: snapshotDir(n.cfg.DataDir, number),
+		every: n.cfg.SnapshotEvery, age: n.cfg.CommandAge, bytes: n.cfg.CommandBytes, logger: logger,
 	}
 	return p, nil
 }
@@ -239,12 +252,17 @@ func (n *node) close() {
 func (n *node) awaitReady(ctx context.Context, failed chan error) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
+	progress := time.NewTicker(5 * time.Second)
+	defer progress.Stop()
 	for {
-		if ok, _ := (*health)(n).Ready(); ok {
+		ok, why := (*health)(n).Ready()
+		if ok {
 			return nil
 		}
 		select {
 		case <-tick.C:
+		case <-progress.C:
+			n.logger.Info("not ready yet", "reason", why)
 		case <-ctx.Done():
 			return ctx.Err()
 		case err := <-failed:

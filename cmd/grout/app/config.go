@@ -57,6 +57,8 @@ type Config struct {
 	WaitLimit       time.Duration
 	DuplicateWindow time.Duration
 	FoldEvery       int // applied events
+	SnapshotEvery   time.Duration
+	CommandAge      time.Duration // of applied commands that are trimmed
 
 	origins map[string]string
 }
@@ -110,6 +112,8 @@ var settings = []setting{
 	{"wait_limit", "MOZAIKS_WAIT_LIMIT", "10s", "how long an ingest request waits to be applied before it is answered 202", false, duration(func(c *Config) *time.Duration { return &c.WaitLimit }, time.Millisecond, 10*time.Minute)},
 	{"duplicate_window", "MOZAIKS_DUPLICATE_WINDOW", "100ms", "duplicate window of the streams; grout's own ids do not need it", false, duration(func(c *Config) *time.Duration { return &c.DuplicateWindow }, 100*time.Millisecond, time.Hour)},
 	{"fold_every", "MOZAIKS_FOLD_EVERY", "250000", "applied events after which sums in memory are folded into the store", false, count(func(c *Config) *int { return &c.FoldEvery }, 1, 1_000_000)},
+	{"snapshot_every", "MOZAIKS_SNAPSHOT_EVERY", "1h", "how often the store is copied while it changes; the newest two copies are kept", false, duration(func(c *Config) *time.Duration { return &c.SnapshotEvery }, 100*time.Millisecond, 30*24*time.Hour)},
+	{"command_age", "MOZAIKS_COMMAND_AGE", "72h", "age at which applied commands that are in two snapshots leave the command stream; sooner when it is half full", false, duration(func(c *Config) *time.Duration { return &c.CommandAge }, time.Second, 365*24*time.Hour)},
 }
 
 // Variables that are read without a row of their own.

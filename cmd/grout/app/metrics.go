@@ -14,22 +14,27 @@ var (
 	descs       = struct {
 		applied, transactions, events, commit, backlog, queue, queueBytes *prometheus.Desc
 		outbox, facts, batches, relayErrors, ids, idBytes, file, sequence *prometheus.Desc
+		snapshots, snapshotFailures, snapshotSequence, trimmed            *prometheus.Desc
 	}{
-		applied:      prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
-		transactions: prometheus.NewDesc("grout_store_transactions_total", "Transactions committed since the start.", byPartition, nil),
-		events:       prometheus.NewDesc("grout_usage_events_total", "Usage events counted since the start.", byPartition, nil),
-		commit:       prometheus.NewDesc("grout_store_commit_seconds_total", "Time spent in commits since the start.", byPartition, nil),
-		backlog:      prometheus.NewDesc("grout_apply_backlog_messages", "Command groups in the stream that are not applied yet.", byPartition, nil),
-		queue:        prometheus.NewDesc("grout_accept_queue_commands", "Commands that wait for the stream.", byPartition, nil),
-		queueBytes:   prometheus.NewDesc("grout_accept_queue_bytes", "Bytes of commands that wait for the stream.", byPartition, nil),
-		outbox:       prometheus.NewDesc("grout_outbox_rows", "Rows of facts that wait to be published.", []string{"partition", "destination"}, nil),
-		facts:        prometheus.NewDesc("grout_relay_facts_total", "Facts published since the start.", []string{"partition", "destination"}, nil),
-		batches:      prometheus.NewDesc("grout_relay_batches_total", "Atomic batches published since the start.", []string{"partition", "destination"}, nil),
-		relayErrors:  prometheus.NewDesc("grout_relay_errors_total", "Failed tries to publish since the start.", []string{"partition", "destination"}, nil),
-		ids:          prometheus.NewDesc("grout_ids", "Identities that are remembered.", byPartition, nil),
-		idBytes:      prometheus.NewDesc("grout_id_table_bytes", "Memory of the table of identities.", byPartition, nil),
-		file:         prometheus.NewDesc("grout_store_file_bytes", "Size of the store's file.", byPartition, nil),
-		sequence:     prometheus.NewDesc("grout_applied_stream_sequence", "Stream sequence of the last applied group.", byPartition, nil),
+		applied:          prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
+		transactions:     prometheus.NewDesc("grout_store_transactions_total", "Transactions committed since the start.", byPartition, nil),
+		events:           prometheus.NewDesc("grout_usage_events_total", "Usage events counted since the start.", byPartition, nil),
+		commit:           prometheus.NewDesc("grout_store_commit_seconds_total", "Time spent in commits since the start.", byPartition, nil),
+		backlog:          prometheus.NewDesc("grout_apply_backlog_messages", "Command groups in the stream that are not applied yet.", byPartition, nil),
+		queue:            prometheus.NewDesc("grout_accept_queue_commands", "Commands that wait for the stream.", byPartition, nil),
+		queueBytes:       prometheus.NewDesc("grout_accept_queue_bytes", "Bytes of commands that wait for the stream.", byPartition, nil),
+		outbox:           prometheus.NewDesc("grout_outbox_rows", "Rows of facts that wait to be published.", []string{"partition", "destination"}, nil),
+		facts:            prometheus.NewDesc("grout_relay_facts_total", "Facts published since the start.", []string{"partition", "destination"}, nil),
+		batches:          prometheus.NewDesc("grout_relay_batches_total", "Atomic batches published since the start.", []string{"partition", "destination"}, nil),
+		relayErrors:      prometheus.NewDesc("grout_relay_errors_total", "Failed tries to publish since the start.", []string{"partition", "destination"}, nil),
+		ids:              prometheus.NewDesc("grout_ids", "Identities that are remembered.", byPartition, nil),
+		idBytes:          prometheus.NewDesc("grout_id_table_bytes", "Memory of the table of identities.", byPartition, nil),
+		file:             prometheus.NewDesc("grout_store_file_bytes", "Size of the store's file.", byPartition, nil),
+		snapshots:        prometheus.NewDesc("grout_snapshots_total", "Snapshots taken since the start.", byPartition, nil),
+		snapshotFailures: prometheus.NewDesc("grout_snapshot_failures_total", "Snapshots or trimmings that failed since the start.", byPartition, nil),
+		snapshotSequence: prometheus.NewDesc("grout_snapshot_stream_sequence", "Stream sequence of the newest snapshot.", byPartition, nil),
+		trimmed:          prometheus.NewDesc("grout_trimmed_stream_sequence", "Stream sequence below which this process has trimmed the command stream.", byPartition, nil),
+		sequence:         prometheus.NewDesc("grout_applied_stream_sequence", "Stream sequence of the last applied group.", byPartition, nil),
 	}
 )
 
@@ -60,6 +65,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descs.idBytes, float64(st.IDBytes))
 		gauge(descs.file, float64(st.FileBytes))
 		gauge(descs.sequence, float64(p.store.Checkpoint().Seq))
+		counter(descs.snapshots, float64(p.keeper.taken.Load()))
+		counter(descs.snapshotFailures, float64(p.keeper.failed.Load()))
+		gauge(descs.snapshotSequence, float64(p.keeper.sequence.Load()))
+		gauge(descs.trimmed, float64(p.keeper.trim.Load()))
 		gauge(descs.outbox, float64(st.FactRows), "evt")
 		gauge(descs.outbox, float64(st.DeadLetterRows), "dlq")
 		for dest, r := range p.relays {

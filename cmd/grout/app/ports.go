@@ -71,12 +71,30 @@ func (r *reads) of(app string) *partition {
 	return r.partitions[schemas.PartitionOf(app, len(r.partitions))]
 }
 
+// current gives the partition of an app once it shows everything that was ever
+// answered: a sum that goes back after a restart would be a wrong one.
+func (r *reads) current(app string) (*partition, error) {
+	p := r.of(app)
+	if !p.loop.CaughtUp() {
+		return nil, schemas.Errorf(schemas.CodeUnavailable, "The store is catching up with its log; try again")
+	}
+	return p, nil
+}
+
 func (r *reads) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error) {
-	return r.of(q.AppID).store.Usage(ctx, q)
+	p, err := r.current(q.AppID)
+	if err != nil {
+		return schemas.UsageReport{}, err
+	}
+	return p.store.Usage(ctx, q)
 }
 
 func (r *reads) BatchByID(ctx context.Context, app, batchID string) (schemas.BatchStatus, bool, error) {
-	return r.of(app).store.BatchOfApp(ctx, app, batchID)
+	p, err := r.current(app)
+	if err != nil {
+		return schemas.BatchStatus{}, false, err
+	}
+	return p.store.BatchOfApp(ctx, app, batchID)
 }
 
 func (r *reads) BatchByRef(ctx context.Context, refs []schemas.CommandRef) (schemas.BatchStatus, bool, error) {
@@ -113,8 +131,8 @@ func (h *health) Ready() (bool, string) {
 		return false, "the bus is not connected"
 	}
 	for _, p := range h.partitions {
-		if !p.loop.Running() {
-			return false, fmt.Sprintf("partition %d is not applying commands yet", p.number)
+		if !p.loop.CaughtUp() {
+			return false, fmt.Sprintf("partition %d is catching up with its log", p.number)
 		}
 		if why := p.behind(); why != "" {
 			return false, why

@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"grout/bus"
-	"grout/handlers"
 	"grout/schemas"
 	"grout/store"
 )
@@ -175,7 +174,7 @@ func TestReplayOfRealStream(t *testing.T) {
 				var first []byte
 				for _, per := range []int{1, 7, 64} {
 					path := filepath.Join(t.TempDir(), "replay.db")
-					replay(t, cfg, p, per, path)
+					replayFiles(t, cfg, p, per, path)
 					got := dumpOf(t, path, cfg, p)
 					if first == nil {
 						first = got
@@ -217,8 +216,8 @@ func withoutOutbox(dump []byte) []byte {
 	return out
 }
 
-// replay applies a partition's stream to a new store.
-func replay(t *testing.T, cfg Config, partition, perTransaction int, path string) {
+// replayFiles applies a partition's stream, from the files of a node, to a new store.
+func replayFiles(t *testing.T, cfg Config, partition, perTransaction int, path string) {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
 	server, err := bus.StartServer(bus.ServerOptions{Dir: filepath.Join(cfg.DataDir, "nats"), MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger})
@@ -241,23 +240,7 @@ func replay(t *testing.T, cfg Config, partition, perTransaction int, path string
 	}
 	defer s.Close()
 	want := checkpointOf(t, storePath(cfg.DataDir, partition), cfg, partition)
-	source := b.NewSource(partition)
-	defer source.Close()
-	loop := handlers.NewLoop(handlers.LoopOptions{
-		Store: s, Source: source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage, MaxMessages: perTransaction,
-		Reply: func(string, string, [][]byte) error { return nil }, Logger: logger,
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() { ended <- loop.Run(ctx) }()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for s.Checkpoint().Seq < want.Seq && ctx.Err() == nil {
-		<-tick.C
-	}
-	cancel()
-	if err := <-ended; err != nil {
+	if _, err := replay(t.Context(), b, s, partition, want.Seq, perTransaction, logger); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Checkpoint(); got != want {

@@ -1,0 +1,115 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"grout/schemas"
+)
+
+// What a partition trims is written into the metadata of MOZAIKS_CMD before it is
+// purged. So a store that is lost cannot mistake what is left of the stream for
+// all of it.
+const trimmedKey = "grout-trimmed-"
+
+// trimSlice bounds one purge, which holds up the stream while it runs.
+const trimSlice = 1000
+
+// CommandStream is what the command stream holds.
+type CommandStream struct {
+	Bytes    uint64
+	First    uint64
+	Last     uint64
+	Earliest time.Time // when the first message was stored; zero for none
+}
+
+// Commands looks at the command stream.
+func (b *Bus) Commands(ctx context.Context) (CommandStream, error) {
+	stream, err := b.js.Stream(ctx, schemas.StreamCommands)
+	if err != nil {
+		return CommandStream{}, fmt.Errorf("look up stream %s: %w", schemas.StreamCommands, err)
+	}
+	st := stream.CachedInfo().State
+	return CommandStream{Bytes: st.Bytes, First: st.FirstSeq, Last: st.LastSeq, Earliest: st.FirstTime}, nil
+}
+
+// Trim removes the groups of a partition below a sequence, in slices. The caller
+// keeps whatever a snapshot needs: the group at the position of the oldest one
+// that may be restored, and everything behind it.
+func (b *Bus) Trim(ctx context.Context, partition int, below uint64) error {
+	stream, err := b.js.Stream(ctx, schemas.StreamCommands)
+	if err != nil {
+		return fmt.Errorf("trim %s: %w", schemas.StreamCommands, err)
+	}
+	info := stream.CachedInfo()
+	if below <= info.State.FirstSeq {
+		return nil
+	}
+	if err := b.noteTrimmed(ctx, info.Config, partition, below); err != nil {
+		return err
+	}
+	for to := info.State.FirstSeq; to < below; {
+		to = min(to+trimSlice, below)
+		if err := b.purge(ctx, partition, to); err != nil {
+			return fmt.Errorf("trim %s below %d: %w", schemas.StreamCommands, to, err)
+		}
+	}
+	return nil
+}
+
+func (b *Bus) noteTrimmed(ctx context.Context, cfg jetstream.StreamConfig, partition int, below uint64) error {
+	if trimmedBelow(cfg.Metadata, partition) >= below {
+		return nil
+	}
+	metadata := map[string]string{}
+	for k, v := range cfg.Metadata {
+		metadata[k] = v
+	}
+	metadata[trimmedKey+strconv.Itoa(partition)] = strconv.FormatUint(below, 10)
+	cfg.Metadata = metadata
+	if _, err := b.js.UpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("note what is trimmed in %s: %w", schemas.StreamCommands, err)
+	}
+	return nil
+}
+
+// purge asks for the filter only where other partitions share the stream: without
+// it whole blocks go at once.
+func (b *Bus) purge(ctx context.Context, partition int, below uint64) error {
+	ask := map[string]any{"seq": below}
+	if b.cfg.Partitions > 1 {
+		ask["filter"] = schemas.GroupSubject(partition)
+	}
+	body, err := json.Marshal(ask)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	m, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.PURGE."+schemas.StreamCommands, body)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return err
+	}
+	if answer.Error != nil {
+		return answer.Error
+	}
+	return nil
+}
+
+// trimmedBelow is the sequence below which a partition's groups may be gone; 0 when
+// nothing was trimmed.
+func trimmedBelow(metadata map[string]string, partition int) uint64 {
+	n, _ := strconv.ParseUint(metadata[trimmedKey+strconv.Itoa(partition)], 10, 64) // absent is 0
+	return n
+}

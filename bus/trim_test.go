@@ -1,0 +1,77 @@
+package bus
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"testing"
+
+	"grout/schemas"
+)
+
+// A dead letter of the largest group passes the relay.
+func TestRelayLargestDeadLetter(t *testing.T) {
+	b := newBus(t)
+	o := newMemoryOutbox()
+	letter := schemas.DeadLetter{ID: "x", Code: schemas.CodeUndecodable, Reason: "r", Original: schemas.OriginalMessage{
+		Subject: schemas.GroupSubject(0), Data: bytes.Repeat([]byte{7}, schemas.MaxGroupBytes),
+	}}
+	for i := range 3 {
+		o.rows = append(o.rows, schemas.FactMessage{
+			Subject: schemas.DeadLetterSubject("", ""), Data: letter.AppendJSON(nil, 0), At: schemas.Position{Seq: uint64(i + 1)},
+		})
+	}
+	stop := run(t, b.NewRelay(schemas.DestDeadLetters, 0, o, RelayOptions{}).Run)
+	eventually(t, "the relay has caught up", o.caughtUp)
+	_ = stop()
+}
+
+func TestTrim(t *testing.T) {
+	for _, partitions := range []int{1, 3} {
+		t.Run(fmt.Sprint("P=", partitions), func(t *testing.T) {
+			b := newBus(t)
+			b.cfg.Partitions = partitions
+			ctx := testContext(t)
+			var at [3][]schemas.Checkpoint
+			for i := range 30 {
+				p := i % partitions
+				data := fmt.Appendf(nil, "group %d", i)
+				ack := must1(b.js.Publish(ctx, schemas.GroupSubject(p), data))(t)
+				m := must1(b.getMessage(ctx, schemas.StreamCommands, ack.Sequence, ""))(t)
+				at[p] = append(at[p], schemas.Checkpoint{Seq: ack.Sequence, StoredAt: m.Time.UnixNano(), Digest: schemas.MessageDigest(data)})
+			}
+			keep := at[0][len(at[0])/2]
+			must(t, b.Trim(ctx, 0, keep.Seq))
+			must(t, b.Trim(ctx, 0, keep.Seq)) // again is nothing
+			for p := range partitions {
+				for i, c := range at[p] {
+					m := must1(b.getMessage(ctx, schemas.StreamCommands, c.Seq, ""))(t)
+					gone := p == 0 && i < len(at[0])/2
+					if (m == nil) != gone {
+						t.Errorf("partition %d, message %d: gone %t, want %t", p, c.Seq, m == nil, gone)
+					}
+				}
+				_, err := b.guardCommands(ctx, p, at[p][len(at[p])-1])
+				must(t, err)
+			}
+			if _, err := b.guardCommands(ctx, 0, keep); err != nil {
+				t.Error(err)
+			}
+			var lost *GuardError
+			for _, c := range []schemas.Checkpoint{{}, at[0][0]} {
+				if _, err := b.guardCommands(ctx, 0, c); !errors.As(err, &lost) || lost.Name != StreamHeadLost {
+					t.Errorf("a store at %d: %v, want %s", c.Seq, err, StreamHeadLost)
+				}
+			}
+			if partitions > 1 {
+				if _, err := b.guardCommands(ctx, 1, schemas.Checkpoint{}); err != nil {
+					t.Errorf("an empty store of a partition that was not trimmed: %v", err)
+				}
+			}
+			must(t, must1(Open(ctx, b.nc, b.cfg))(t).Trim(ctx, 0, keep.Seq)) // opening keeps what was noted
+			if _, err := b.guardCommands(ctx, 0, schemas.Checkpoint{}); !errors.As(err, &lost) {
+				t.Errorf("after opening again: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,194 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
+
+	"go.etcd.io/bbolt"
+
+	"grout/schemas"
+)
+
+// Adjustment is a compensating entry: what a correction added to the sums of the
+// row that its event was counted in. Nothing is edited (contract §7); the newest
+// entry of an event tells what the event counts for.
+type Adjustment struct {
+	AppID     string
+	EventID   string
+	Status    schemas.EventStatus // EventVoided or EventAmended
+	Hour      uint32
+	TenantID  string
+	UserID    string
+	Workflow  string
+	Model     string
+	Delta     schemas.UsageSums // what this entry added
+	Effective schemas.UsageSums // what the event counts for after it
+	Reason    string
+}
+
+var adjustmentStatuses = [...]schemas.EventStatus{schemas.EventVoided, schemas.EventAmended}
+
+// append gives the stored form. Form 1: form, status, app, event id, hour, tenant,
+// user, workflow, model, delta, effective, reason.
+func (a *Adjustment) append(b []byte) []byte {
+	b = append(b, 1, byte(slices.Index(adjustmentStatuses[:], a.Status)))
+	b = appendText(b, a.AppID)
+	b = appendText(b, a.EventID)
+	b = binary.AppendUvarint(b, uint64(a.Hour))
+	b = appendRest(b, a.TenantID, a.UserID, a.Workflow, a.Model)
+	b = appendCounts(b, &a.Delta)
+	b = appendCounts(b, &a.Effective)
+	return appendText(b, a.Reason)
+}
+
+func parseAdjustment(v []byte) (*Adjustment, error) {
+	r := reader{b: v}
+	r.form(1)
+	status := int(r.byte())
+	if status >= len(adjustmentStatuses) {
+		r.fail()
+		status = 0
+	}
+	a := &Adjustment{
+		Status: adjustmentStatuses[status], AppID: r.text(), EventID: r.text(), Hour: uint32(r.uvarint()),
+		TenantID: r.text(), UserID: r.text(), Workflow: r.text(), Model: r.text(),
+		Delta: r.counts(), Effective: r.counts(), Reason: r.text(),
+	}
+	if len(r.b) > 0 {
+		r.fail()
+	}
+	return a, r.err
+}
+
+// readAdjustment gives the entry of the command at a place.
+func readAdjustment(bolt *bbolt.Tx, p Place) (*Adjustment, error) {
+	v := bolt.Bucket(bucketAdjustments).Get(keyCommand(p.Seq, p.Index))
+	if v == nil {
+		return nil, errDamaged
+	}
+	return parseAdjustment(v)
+}
+
+// Recorded is an event in the log and what it counts for.
+type Recorded struct {
+	Event schemas.UsageEvent // as it was recorded
+	Last  *Adjustment        // its newest; nil when nobody corrected it
+}
+
+// Effective is what the event counts for now.
+func (r *Recorded) Effective() schemas.UsageSums {
+	if r.Last != nil {
+		return r.Last.Effective
+	}
+	return schemas.SumsOf(&r.Event)
+}
+
+// Event gives an event of an app, or nil when the app has none of this id.
+func (tx *Tx) Event(app, eventID string) (*Recorded, error) {
+	fp, scratch := schemas.FingerprintOf(schemas.IDEvent, app, eventID, nil)
+	ordinal, entry, err := tx.find(&fp)
+	if err != nil || ordinal == 0 {
+		return nil, faultOf("read id log", err)
+	}
+	rec := &Recorded{}
+	if rec.Event, err = tx.recorded(app, eventID, entry.seq); err != nil {
+		return nil, &Fault{"read event log", err}
+	}
+	fp, _ = schemas.FingerprintOf(schemas.IDAdjustment, app, eventID, scratch)
+	ordinal, entry, err = tx.find(&fp)
+	if err != nil {
+		return nil, &Fault{"read id log", err}
+	}
+	if ordinal != 0 {
+		rec.Last, err = readAdjustment(tx.bolt, placeOf(entry.ref))
+	}
+	return rec, faultOf("read adjustment", err)
+}
+
+// recorded gives the event that a message recorded, the running one included.
+func (tx *Tx) recorded(app, eventID string, seq uint64) (schemas.UsageEvent, error) {
+	if seq == tx.message.Seq {
+		for _, r := range tx.usage.index[app].events {
+			if r.event.EventID == eventID {
+				return *r.event, nil
+			}
+		}
+		return schemas.UsageEvent{}, errDamaged
+	}
+	var events []schemas.UsageEvent
+	var commands []uint32
+	prefix, needle := keySeq(seq), schemas.StoredEventID(eventID)
+	c := tx.bolt.Bucket(bucketEvents).Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		if !bytes.Contains(v, needle) {
+			continue
+		}
+		var err error
+		if events, commands, err = decodeChunk(v, events[:0], commands[:0]); err != nil {
+			return schemas.UsageEvent{}, err
+		}
+		for i := range events {
+			if e := &events[i]; e.EventID == eventID && e.AppID == app {
+				return detached(e), nil
+			}
+		}
+	}
+	return schemas.UsageEvent{}, errDamaged
+}
+
+// detached copies an event so that it outlives the transaction it was read in.
+func detached(e *schemas.UsageEvent) schemas.UsageEvent {
+	out := *e
+	for _, s := range [...]*string{
+		&out.EventID, &out.AppID, &out.TenantID, &out.UserID, &out.WorkflowID, &out.Model,
+		&out.ChatID, &out.RunID, &out.AgentName, &out.InvocationID,
+	} {
+		*s = strings.Clone(*s)
+	}
+	out.Metadata = bytes.Clone(e.Metadata)
+	return out
+}
+
+// Adjust lets an event count for other sums, as the command with the given index
+// says, and returns the compensating entry.
+func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, effective schemas.UsageSums, reason string) (*Adjustment, error) {
+	e := &rec.Event
+	a := &Adjustment{
+		AppID: e.AppID, EventID: e.EventID, Status: status, Hour: hourOf(e.Timestamp),
+		TenantID: e.TenantID, UserID: e.UserID, Workflow: e.WorkflowID, Model: e.Model,
+		Delta: effective.Minus(rec.Effective()), Effective: effective, Reason: reason,
+	}
+	at := tx.Place(command)
+	bucket := tx.bolt.Bucket(bucketAdjustments)
+	bucket.FillPercent = sequentialFill
+	if err := bucket.Put(keyCommand(at.Seq, at.Index), a.append(nil)); err != nil {
+		return nil, &Fault{"write adjustment", err}
+	}
+	fp, _ := schemas.FingerprintOf(schemas.IDAdjustment, a.AppID, a.EventID, nil)
+	if err := tx.enterPlace(schemas.IDAdjustment, &fp, at); err != nil {
+		return nil, &Fault{"read id log", err}
+	}
+	tx.stage.adjustments = append(tx.stage.adjustments, a)
+	tx.adjusted++
+	return a, nil
+}
+
+// loadAdjustments replays the entries behind what the aggregates in the bucket
+// hold, like loadOverlay the events.
+func loadAdjustments(bolt *bbolt.Tx, fold *foldState, frozen, live *adder) error {
+	c := bolt.Bucket(bucketAdjustments).Cursor()
+	for k, v := c.Seek(keySeq(fold.Folded + 1)); k != nil; k, v = c.Next() {
+		a, err := parseAdjustment(v)
+		if err != nil {
+			return err
+		}
+		to := live
+		if binary.BigEndian.Uint64(k) <= fold.To {
+			to = frozen
+		}
+		to.addAdjustment(a)
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"grout/schemas"
+)
+
+// Snapshot describes a copy of a partition's file at one position. Its manifest is
+// written last, so a copy that was cut off is none.
+type Snapshot struct {
+	Partition  int                `json:"partition"`
+	Partitions int                `json:"partitions"`
+	Format     int                `json:"format"`
+	Position   schemas.Checkpoint `json:"position"`
+	Epoch      uint32             `json:"epoch"`
+	Bytes      int64              `json:"bytes"`
+	SHA256     string             `json:"sha256"`
+	Taken      time.Time          `json:"taken"`
+	Path       string             `json:"-"`
+}
+
+const (
+	snapshotFile     = ".db"
+	snapshotManifest = ".json"
+	snapshotPart     = ".part" // ends the name of what is being written
+	copyBlock        = 1 << 20
+)
+
+// Snapshot copies the file as it is at the last commit into dir, without stopping
+// the partition: the copy is what one read transaction sees. pace is called after
+// each MiB, so the caller can slow it down. now is told in the manifest only.
+func (s *Store) Snapshot(ctx context.Context, dir string, now time.Time, pace func(context.Context) error) (Snapshot, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot: %w", err)
+	}
+	bolt, err := s.db.Begin(false)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot: %w", err)
+	}
+	defer func() { _ = bolt.Rollback() }()
+	at, err := parseApplied(bolt.Bucket(bucketMeta).Get(metaApplied))
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot: position: %w", err)
+	}
+	snap := Snapshot{
+		Partition: s.opts.Partition, Partitions: s.opts.Partitions, Format: Format,
+		Position: at.Checkpoint, Epoch: at.Epoch, Taken: now.UTC(),
+		Path: filepath.Join(dir, fmt.Sprintf("%04d-%020d%s", at.Epoch, at.Seq, snapshotFile)),
+	}
+	sum := sha256.New()
+	snap.Bytes, err = writeFile(snap.Path, func(w io.Writer) (int64, error) {
+		return bolt.WriteTo(&pacedWriter{ctx: ctx, w: io.MultiWriter(w, sum), pace: pace})
+	})
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot %s: %w", snap.Path, err)
+	}
+	snap.SHA256 = hex.EncodeToString(sum.Sum(nil))
+	if err := snap.Check(ctx); err != nil {
+		return Snapshot{}, errors.Join(err, os.Remove(snap.Path))
+	}
+	text, err := json.MarshalIndent(snap, "", "  ")
+	if err != nil {
+		return Snapshot{}, err
+	}
+	if _, err := writeFile(snap.manifest(), func(w io.Writer) (int64, error) {
+		n, err := w.Write(append(text, '\n'))
+		return int64(n), err
+	}); err != nil {
+		return Snapshot{}, fmt.Errorf("snapshot %s: %w", snap.manifest(), err)
+	}
+	return snap, nil
+}
+
+func (p *Snapshot) manifest() string {
+	return strings.TrimSuffix(p.Path, snapshotFile) + snapshotManifest
+}
+
+// Check reads the copy back: its bytes, and that they open at the position that
+// the manifest says.
+func (p *Snapshot) Check(ctx context.Context) error {
+	f, err := os.Open(p.Path)
+	if err != nil {
+		return fmt.Errorf("check snapshot: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	n, err := copyPaced(ctx, sum, f)
+	if err != nil {
+		return fmt.Errorf("check snapshot %s: %w", p.Path, err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 || n != p.Bytes {
+		return fmt.Errorf("check snapshot %s: %d bytes with SHA-256 %s, the manifest says %d with %s: the copy is damaged", p.Path, n, got, p.Bytes, p.SHA256)
+	}
+	db, err := bbolt.Open(p.Path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return fmt.Errorf("check snapshot %s: %w", p.Path, err)
+	}
+	err = db.View(func(bolt *bbolt.Tx) error {
+		meta := bolt.Bucket(bucketMeta)
+		if meta == nil {
+			return errDamaged
+		}
+		at, err := parseApplied(meta.Get(metaApplied))
+		if err == nil && at.Checkpoint != p.Position {
+			err = fmt.Errorf("the copy stands at %d, the manifest says %d", at.Seq, p.Position.Seq)
+		}
+		return err
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		return fmt.Errorf("check snapshot %s: %w", p.Path, err)
+	}
+	return nil
+}
+
+// Snapshots lists the complete snapshots in a directory, newest first. A manifest
+// that cannot be read is passed over and named in the error beside the list.
+func Snapshots(dir string) ([]Snapshot, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*"+snapshotManifest))
+	if err != nil {
+		return nil, err
+	}
+	var list []Snapshot
+	var faults []error
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		var p Snapshot
+		if err == nil {
+			err = json.Unmarshal(text, &p)
+		}
+		if err == nil && p.Format != Format {
+			err = fmt.Errorf("format %d, this release reads %d", p.Format, Format)
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("snapshot %s: %w", name, err))
+			continue
+		}
+		p.Path = strings.TrimSuffix(name, snapshotManifest) + snapshotFile
+		list = append(list, p)
+	}
+	slices.SortFunc(list, func(a, b Snapshot) int { return strings.Compare(b.Path, a.Path) })
+	return list, errors.Join(faults...)
+}
+
+// PruneSnapshots removes all but the newest keep, and what was left half written.
+func PruneSnapshots(dir string, keep int) error {
+	list, err := Snapshots(dir)
+	if err != nil {
+		return err // a manifest that cannot be read is for people to look at
+	}
+	known := map[string]bool{}
+	for i, p := range list {
+		if i < keep {
+			known[p.Path], known[p.manifest()] = true, true
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("prune snapshots: %w", err)
+	}
+	var faults []error
+	// Manifests go first: a copy without one is none, the other way round would be a lie.
+	for _, suffix := range []string{snapshotManifest, snapshotFile, snapshotPart} {
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if strings.HasSuffix(path, suffix) && !known[path] {
+				faults = append(faults, os.Remove(path))
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// RestoreSnapshot puts a copy of the snapshot at path, whole or not at all.
+func RestoreSnapshot(ctx context.Context, p Snapshot, path string) error {
+	if err := p.Check(ctx); err != nil {
+		return err
+	}
+	f, err := os.Open(p.Path)
+	if err != nil {
+		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	defer f.Close()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("restore snapshot: %w", err)
+	}
+	if _, err := writeFile(path, func(w io.Writer) (int64, error) { return copyPaced(ctx, w, f) }); err != nil {
+		return fmt.Errorf("restore snapshot %s: %w", p.Path, err)
+	}
+	return nil
+}
+
+// writeFile writes a file under another name, syncs it and gives it its own.
+func writeFile(path string, write func(io.Writer) (int64, error)) (n int64, err error) {
+	part := path + snapshotPart
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(part)
+		}
+	}()
+	n, err = write(f)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return n, err
+	}
+	if err := os.Rename(part, path); err != nil {
+		return n, err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return n, err
+	}
+	return n, errors.Join(dir.Sync(), dir.Close())
+}
+
+type pacedWriter struct {
+	ctx  context.Context
+	w    io.Writer
+	pace func(context.Context) error
+	n    int
+}
+
+func (p *pacedWriter) Write(b []byte) (int, error) {
+	if err := p.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := p.w.Write(b)
+	p.n += n
+	for p.n >= copyBlock && err == nil {
+		p.n -= copyBlock
+		if p.pace != nil {
+			err = p.pace(p.ctx)
+		}
+	}
+	return n, err
+}
+
+func copyPaced(ctx context.Context, w io.Writer, r io.Reader) (int64, error) {
+	return io.CopyBuffer(&pacedWriter{ctx: ctx, w: w}, writerlessReader{r}, make([]byte, copyBlock))
+}
+
+// writerlessReader hides WriterTo, so that copies go in blocks.
+type writerlessReader struct{ io.Reader }
