@@ -49,6 +49,8 @@ type Publisher struct {
 	opts    PublisherOptions
 	wake    chan struct{}
 	acked   atomic.Int64
+	life    context.Context // ends with Abort
+	abort   context.CancelFunc
 
 	mu     sync.Mutex
 	queue  []*Pending
@@ -97,8 +99,14 @@ func (b *Bus) NewPublisher(partition int, r *Replies, o PublisherOptions) *Publi
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Publisher{b: b, subject: schemas.GroupSubject(partition), replies: r, opts: o, wake: make(chan struct{}, 1)}
+	p := &Publisher{b: b, subject: schemas.GroupSubject(partition), replies: r, opts: o, wake: make(chan struct{}, 1)}
+	p.life, p.abort = context.WithCancel(context.Background())
+	return p
 }
+
+// Abort ends the publisher without waiting for a stream that does not answer: the
+// group in flight and all that is queued fail as not stored.
+func (p *Publisher) Abort() { p.abort() }
 
 // Acked is the number of groups that the stream has acknowledged since the start.
 func (p *Publisher) Acked() int64 { return p.acked.Load() }
@@ -197,8 +205,23 @@ func (c *Pending) receipt() (Receipt, error) {
 	return Receipt{Seq: c.seq.Load(), Index: c.index, Outcome: c.outcome, Dead: len(c.outcome) == 0}, nil
 }
 
+// ErrSilent says that a stream does not answer. An embedded one stays so after a
+// write error until its server is started again.
+var ErrSilent = errors.New("the stream does not answer")
+
+// silent tells an answer that is missing from one that says no.
+func silent(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabled || api.ErrorCode == jetstream.JSErrCodeJetStreamNotEnabledForAccount
+	}
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrJetStreamNotEnabled)
+}
+
 // Run publishes until the context ends, then what is still queued: as long as the
-// stream takes it. Whatever is left fails with ErrNotStored.
+// stream takes it. Whatever is left fails with ErrNotStored. A stream that does not
+// answer ends it with ErrSilent.
 func (p *Publisher) Run(ctx context.Context) error {
 	for {
 		group := p.take()
@@ -210,7 +233,10 @@ func (p *Publisher) Run(ctx context.Context) error {
 				return p.finish(ctx)
 			}
 		}
-		p.publish(ctx, group)
+		if err := p.publish(group); err != nil && silent(err) && ctx.Err() == nil {
+			p.close(ErrSilent)
+			return fmt.Errorf("publish to %s: %w: %w", p.subject, ErrSilent, err)
+		}
 		if ctx.Err() != nil {
 			return p.finish(ctx)
 		}
@@ -227,9 +253,20 @@ func (p *Publisher) finish(ctx context.Context) error {
 			p.fail(group, ErrClosed)
 			continue
 		}
-		failed = p.publish(ctx, group) != nil
+		failed = p.publish(group) != nil
 	}
 	return ctx.Err()
+}
+
+// close takes nothing more and fails what is queued.
+func (p *Publisher) close(err error) {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	for group := p.take(); len(group) > 0; group = p.take() {
+		p.fail(group, err)
+		p.release(group)
+	}
 }
 
 // take removes the next group from the queue. Commands whose callers have given up
@@ -265,9 +302,8 @@ func (c *Pending) abandoned() bool {
 	return c.settled
 }
 
-// publish sends one group and waits for its PubAck, even when ctx has ended. Every
-// command of the group ends as stored or failed.
-func (p *Publisher) publish(ctx context.Context, group []*Pending) error {
+// publish sends one group and waits for its PubAck. Every command of the group ends as stored or failed.
+func (p *Publisher) publish(group []*Pending) error {
 	defer p.release(group)
 	g := &sentGroup{id: nuid.Next(), commands: group}
 	m, err := p.message(g)
@@ -277,7 +313,7 @@ func (p *Publisher) publish(ctx context.Context, group []*Pending) error {
 	}
 	p.replies.register(g)
 	p.b.cfg.Fault("publish.before")
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.opts.PublishTimeout)
+	ctx, cancel := context.WithTimeout(p.life, p.opts.PublishTimeout) // not the caller's: a group in flight is waited for
 	defer cancel()
 	ack, err := p.b.js.PublishMsg(ctx, m, jetstream.WithExpectStream(schemas.StreamCommands))
 	if err == nil && ack.Duplicate {

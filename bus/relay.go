@@ -23,6 +23,15 @@ const (
 	relayMessages = 999
 	relayBytes    = 8 << 20
 	headerRelay   = "Grout-Relay"
+	// headerPosition says which fact of which partition a message is.
+	headerPosition = "Grout-Position"
+)
+
+// Relay and source try again this often, and a relay this long, before they say
+// that the stream is silent.
+const (
+	triesBeforeSilent = 4
+	timeBeforeSilent  = 10 * time.Second
 )
 
 // Outbox is where a relay takes a partition's facts from.
@@ -97,7 +106,7 @@ func (r *Relay) Stats() RelayStats {
 // outcome is unknown the marker tells: a batch is in the stream whole or not at all.
 func (r *Relay) Run(ctx context.Context) error {
 	r.established = false
-	failures := 0
+	failures, failing := 0, time.Time{}
 	for settled := false; ctx.Err() == nil; {
 		var err error
 		if !settled {
@@ -124,7 +133,11 @@ func (r *Relay) Run(ctx context.Context) error {
 		settled = false
 		r.errors.Add(1)
 		if failures++; failures == 1 {
+			failing = time.Now()
 			r.log.Warn("relay is retrying", "error", err)
+		}
+		if failures >= triesBeforeSilent && time.Since(failing) > timeBeforeSilent && silent(err) {
+			return fmt.Errorf("relay to %s: %w: %w", r.stream, ErrSilent, err)
 		}
 		if err := pause(ctx, failures); err != nil {
 			return err
@@ -181,6 +194,7 @@ func (r *Relay) publish(ctx context.Context, facts []schemas.FactMessage) error 
 	}
 	for i := range facts {
 		m := &nats.Msg{Subject: facts[i].Subject, Header: factHeader(facts[i].Header), Data: facts[i].Data}
+		m.Header[headerPosition] = []string{r.positionText(facts[i].At)}
 		if err := batch.AddMsg(m); err != nil {
 			return fmt.Errorf("publish fact %s: %w", facts[i].At, err)
 		}
@@ -205,7 +219,7 @@ func (r *Relay) publish(ctx context.Context, facts []schemas.FactMessage) error 
 // factHeader is never nil (jetstreamext v0.3.1) and never the outbox's own map,
 // which the batch would write into.
 func factHeader(h map[string][]string) nats.Header {
-	out := make(nats.Header, len(h)+3)
+	out := make(nats.Header, len(h)+4)
 	for k, v := range h {
 		out[k] = v
 	}
@@ -267,82 +281,5 @@ func (r *Relay) mark(st schemas.RelayState) error {
 	if err := r.out.MarkRelayed(r.dest, st); err != nil {
 		return &stopError{fmt.Errorf("note in the outbox that %s has %s: %w", r.dest, st.After, err)}
 	}
-	return nil
-}
-
-// resume finds where to go on: at the later of the marker in the stream and the
-// outbox's own note.
-func (r *Relay) resume(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	noted, err := r.out.Relayed(r.dest)
-	if err != nil {
-		return &stopError{fmt.Errorf("read where the relay to %s stands: %w", r.dest, err)}
-	}
-	if r.established && r.at.After.Compare(noted.After) > 0 {
-		noted = r.at
-	}
-	m, err := r.b.getMessage(ctx, r.stream, 0, r.marker)
-	if err != nil {
-		return err
-	}
-	// Asked for after the marker: a marker that is there is within these bounds.
-	stream, err := r.b.js.Stream(ctx, r.stream)
-	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", r.stream, err)
-	}
-	state := stream.CachedInfo().State
-	if state.LastSeq < noted.MarkerSeq {
-		return guardf(RelayTailLost, "stream %s ends at %d, the relay's last marker was at %d; re-emit from the kept outbox rows or from MOZAIKS_CMD, or put the newer copy of the stream back",
-			r.stream, state.LastSeq, noted.MarkerSeq)
-	}
-	if m == nil {
-		err = r.resumeWithoutMarker(noted, state)
-	} else {
-		err = r.resumeAt(noted, m)
-	}
-	r.established = r.established || err == nil
-	return err
-}
-
-func (r *Relay) resumeWithoutMarker(noted schemas.RelayState, state jetstream.StreamState) error {
-	if noted.MarkerSeq != 0 && state.FirstSeq <= noted.MarkerSeq {
-		r.log.Warn("the relay's marker is gone from the stream although it has not expired; going on from the outbox's note",
-			"stream", r.stream, "marker", noted.MarkerSeq, "after", noted.After.String())
-	}
-	r.at, r.renewed = schemas.RelayState{After: noted.After}, time.Now()
-	return nil
-}
-
-func (r *Relay) resumeAt(noted schemas.RelayState, m *schemas.StreamMessage) error {
-	after, err := readMarker(m.Data)
-	if err != nil {
-		return guardf(RelayMarker, "message %d of stream %s on %s is not a marker (%v); purge that subject after finding out who wrote it", m.Seq, r.stream, r.marker, err)
-	}
-	owner := ""
-	if h := m.Header[headerRelay]; len(h) == 1 {
-		owner = h[0]
-	}
-	newest := max(r.opts.Epoch, noted.After.Epoch) // the store may have begun one since
-	switch ahead := after.Compare(noted.After); {
-	case after.Epoch > newest:
-		return guardf(RelayEpoch, "the marker of stream %s at %d is of epoch %d, the store's newest is %d; the store is older than the stream: put the newer store back",
-			r.stream, m.Seq, after.Epoch, newest)
-	case r.established && owner != r.owner && m.Seq != r.at.MarkerSeq:
-		return guardf(RelayFenced, "another relay has written the marker of stream %s at %d, position %s; end one of the two that serve partition %d",
-			r.stream, m.Seq, after, r.partition)
-	case ahead < 0 || m.Seq < noted.MarkerSeq:
-		return guardf(RelayTailLost, "the marker of stream %s at %d says %s, the outbox has noted %s with its marker at %d; the stream is older than the store: re-emit from the kept outbox rows or from MOZAIKS_CMD, or put the newer copy of the stream back",
-			r.stream, m.Seq, after, noted.After, noted.MarkerSeq)
-	}
-	st := schemas.RelayState{After: after, MarkerSeq: m.Seq}
-	if st == noted {
-		r.at, r.renewed = st, m.Time
-		return nil
-	}
-	if err := r.mark(st); err != nil {
-		return err
-	}
-	r.renewed = m.Time
 	return nil
 }

@@ -54,8 +54,15 @@ type Server struct {
 	listens  bool
 	gateConn *nats.Conn
 	gate     *Gate
+	logs     *serverLog
 	down     sync.Once
 }
+
+// Faulted is signalled when a stream has met a write error. The server does not
+// recover from one, and answers nothing for that stream, until it is started anew.
+// It says so in its log alone, so that is where it is heard; a stream that is silent
+// without a word ends the Publisher, later, with ErrSilent.
+func (s *Server) Faulted() <-chan struct{} { return s.logs.faulted }
 
 // StartServer starts the embedded server. It is ready when StartServer returns;
 // a taken port is an error that names the address.
@@ -68,7 +75,8 @@ func StartServer(o ServerOptions) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{log: o.Logger, password: rand.Text(), listens: o.Listen != ""}
-	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1)}
+	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1), faulted: make(chan struct{}, 1)}
+	s.logs = logs
 	door := &doorkeeper{users: userTable(s.password, o.ConsumerPasswords, o.AdminPasswords)}
 	opts.CustomClientAuthentication = door
 	if s.ns, err = server.NewServer(opts); err != nil {
@@ -193,8 +201,9 @@ func (s *Server) Shutdown() {
 // serverLog passes the server's warnings and errors on. A fatal error is kept for
 // StartServer, which returns it; the default would end the process.
 type serverLog struct {
-	log   *slog.Logger
-	fatal chan string
+	log     *slog.Logger
+	fatal   chan string
+	faulted chan struct{}
 }
 
 func (l *serverLog) Noticef(string, ...any) {}
@@ -208,7 +217,15 @@ func (l *serverLog) Warnf(format string, args ...any) {
 	l.write(slog.LevelWarn, format, args)
 }
 
-func (l *serverLog) Errorf(format string, args ...any) { l.write(slog.LevelError, format, args) }
+func (l *serverLog) Errorf(format string, args ...any) {
+	l.write(slog.LevelError, format, args)
+	if strings.Contains(strings.ToLower(format), "critical write error") {
+		select {
+		case l.faulted <- struct{}{}:
+		default:
+		}
+	}
+}
 
 func (l *serverLog) Fatalf(format string, args ...any) {
 	select {

@@ -151,6 +151,9 @@ func (s *Source) restart(ctx context.Context) error {
 		if errors.Is(err, nats.ErrConnectionClosed) {
 			return fmt.Errorf("read %s: %w", s.subject, err)
 		}
+		if s.failures >= triesBeforeSilent && silent(err) {
+			return fmt.Errorf("read %s: %w: %w", s.subject, ErrSilent, err)
+		}
 	}
 }
 

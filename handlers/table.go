@@ -38,6 +38,8 @@ type row struct {
 func NewTable() *Table {
 	t := &Table{rows: map[string]row{}}
 	On(t, schemas.UsageIngest, ingestUsage)
+	On(t, schemas.UsageVoid, voidUsage)
+	On(t, schemas.UsageAmend, amendUsage)
 	return t
 }
 

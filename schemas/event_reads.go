@@ -35,8 +35,13 @@ type EventPlace struct {
 // each pairs the filters for texts with what they are held against.
 func (q *EventQuery) each(e *UsageEvent) [7][2]string {
 	return [...][2]string{
-		{q.AppID, e.AppID}, {q.TenantID, e.TenantID}, {q.UserID, e.UserID}, {q.Model, e.Model},
-		{q.WorkflowID, e.WorkflowID}, {q.ChatID, e.ChatID}, {q.RunID, e.RunID},
+		{q.AppID, e.AppID},
+		{q.TenantID, e.TenantID},
+		{q.UserID, e.UserID},
+		{q.Model, e.Model},
+		{q.WorkflowID, e.WorkflowID},
+		{q.ChatID, e.ChatID},
+		{q.RunID, e.RunID},
 	}
 }
 

@@ -63,8 +63,10 @@ func AppendFact(dst []byte, h *FactHead, data func([]byte) []byte) []byte {
 	dst = append(dst, sequenceText(h.Sequence)...)
 	dst = append(dst, '"')
 	for _, a := range [...]struct{ name, value string }{
-		{"causationid", h.Cause.ID}, {"causationsource", h.Cause.Source},
-		{"correlationid", h.CorrelationID}, {"traceparent", h.TraceParent},
+		{"causationid", h.Cause.ID},
+		{"causationsource", h.Cause.Source},
+		{"correlationid", h.CorrelationID},
+		{"traceparent", h.TraceParent},
 	} {
 		if a.value == "" {
 			continue

@@ -35,6 +35,9 @@ func factSamples(t *testing.T) map[string]func([]byte) []byte {
 		},
 		UsageRejected.Name: rejected.AppendJSON,
 	}
+	for kind, data := range adjustmentSamples() {
+		samples[kind] = data
+	}
 	for _, kind := range FactKinds() {
 		if samples[kind] == nil {
 			t.Errorf("no sample of the fact %s", kind)

@@ -18,8 +18,13 @@ func ExampleCommandKinds() {
 	fmt.Println("dead letter", TypeDeadLetter)
 	// Output:
 	// command usage.ingest ai.mozaiks.usage.ingest.v1
+	// command usage.void ai.mozaiks.usage.void.v1
+	// command usage.amend ai.mozaiks.usage.amend.v1
 	// fact usage.recorded ai.mozaiks.usage.recorded.v1
 	// fact usage.rejected ai.mozaiks.usage.rejected.v1
+	// fact usage.voided ai.mozaiks.usage.voided.v1
+	// fact usage.amended ai.mozaiks.usage.amended.v1
+	// fact command.refused ai.mozaiks.command.refused.v1
 	// group ai.mozaiks.command_group.v1
 	// dead letter ai.mozaiks.dead_letter.v1
 }

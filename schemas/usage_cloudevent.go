@@ -246,7 +246,7 @@ func (p *eventReader) eventMember(m *eventMembers, name string) bool {
 	case good:
 		m.encoded = t.decoded()
 	}
-	return ok
+	return ok && p.err == nil
 }
 
 // skipData passes over the data, whose faults are for ParseUsageBatch to find.

@@ -17,7 +17,7 @@ type Difference struct {
 }
 
 // positional are the buckets whose keys begin with a stream sequence.
-var positional = [][]byte{bucketPositions, bucketEvents, bucketBatches}
+var positional = [][]byte{bucketPositions, bucketEvents, bucketAdjustments, bucketBatches}
 
 // Compare walks two stores side by side and tells the rows in which they differ
 // until differs says to stop. It leaves out what does not follow from the command

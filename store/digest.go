@@ -36,9 +36,9 @@ func (s *Store) Dump(w io.Writer) error {
 }
 
 // AppDigests gives a digest of each app's state: its aggregates, its ids with
-// what they stand for, its adjustments, and what became of its batches. Positions, group cuts and
-// instants of arrival are left out, so the digest is the same for any number of
-// partitions (architecture §5).
+// what they stand for, its adjustments, and what became of its batches.
+// Positions, group cuts and instants of arrival are left out, so the digest is
+// the same for any number of partitions (architecture §5).
 func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 	apps := map[string]*appDigest{}
 	of := func(app string) *appDigest {

@@ -62,8 +62,15 @@ func chunkLength(list []recorded) int {
 			size += 2*amount + ref
 		}
 		for i, s := range [...][2]string{
-			{e.AppID, last.AppID}, {e.UserID, last.UserID}, {e.Model, last.Model}, {e.TenantID, last.TenantID}, {e.WorkflowID, last.WorkflowID},
-			{e.ChatID, last.ChatID}, {e.RunID, last.RunID}, {e.AgentName, last.AgentName}, {e.InvocationID, last.InvocationID},
+			{e.AppID, last.AppID},
+			{e.UserID, last.UserID},
+			{e.Model, last.Model},
+			{e.TenantID, last.TenantID},
+			{e.WorkflowID, last.WorkflowID},
+			{e.ChatID, last.ChatID},
+			{e.RunID, last.RunID},
+			{e.AgentName, last.AgentName},
+			{e.InvocationID, last.InvocationID},
 		} {
 			if s[0] != s[1] {
 				size += len(s[0]) + 2

@@ -38,6 +38,11 @@ func hostileEvents(kind string, n int) []schemas.UsageEvent {
 			e.Timestamp = []int64{-1 << 62, 1 << 62}[i%2]
 			e.InputTokens, e.OutputTokens, e.TotalTokens = 1e9, 1e9, 2e9
 			e.CachedTokens, e.ReasoningTokens, e.Cost, e.DurationSec, e.Cached = 1e9, 1e9, schemas.MaxCostNanos, 0.1, true
+		case "bare rows":
+			e.EventID, e.AppID = "x", fmt.Sprintf("%03d", min(i, 200))
+			e.Index = uint32(i%2) * (1<<32 - 1)
+			e.Timestamp = []int64{-1 << 62, 1 << 62}[i%2]
+			e.InputTokens, e.OutputTokens, e.TotalTokens = 1e9, 1e9, 2e9
 		case "few texts that come back":
 			// A dictionary of hundreds, then rows that point to its end.
 			pick := func(k int) string { return fmt.Sprintf("%c%03d", 'a'+k, min(i, 200)) }
@@ -56,7 +61,7 @@ func hostileEvents(kind string, n int) []schemas.UsageEvent {
 }
 
 var hostileKinds = []string{
-	"long distinct texts", "metadata", "small metadata", "one byte ids, greatest numbers", "few texts that come back", "random", "plain",
+	"long distinct texts", "metadata", "small metadata", "one byte ids, greatest numbers", "bare rows", "few texts that come back", "random", "plain",
 }
 
 // readLog gives the events of a message as the log has them.

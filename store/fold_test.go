@@ -4,10 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"reflect"
-	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -33,21 +32,17 @@ func phase(before, after foldState) string {
 func wantPhases(t *testing.T, seen map[string]int) {
 	t.Helper()
 	for _, p := range []string{"none", "frozen", "waiting", "slice", "finished"} {
-		if seen[p] < 2 {
-			t.Errorf("the history has only %d messages of phase %s: %v", seen[p], p, seen)
+		if seen[p] == 0 {
+			t.Errorf("the history has no message of phase %s: %v", p, seen)
 		}
 	}
 }
 
-var foldQueries = func() (list []schemas.UsageQuery) {
-	for _, app := range []string{"a", "b", "ab"} {
-		list = append(list, schemas.UsageQuery{
-			AppID: app, To: schemas.LastHour, Window: schemas.WindowHour,
-			GroupBy: []schemas.Dimension{schemas.ByTenant, schemas.ByUser, schemas.ByWorkflow, schemas.ByModel},
-		})
-	}
-	return list
-}()
+var foldQueries = []schemas.UsageQuery{
+	{AppID: "a", To: schemas.LastHour, Window: schemas.WindowHour, GroupBy: []schemas.Dimension{schemas.ByTenant, schemas.ByUser, schemas.ByWorkflow, schemas.ByModel}},
+	{AppID: "b", To: schemas.LastHour, Window: schemas.WindowDay, GroupBy: []schemas.Dimension{schemas.ByUser}},
+	{AppID: "ab", To: schemas.LastHour, Window: schemas.WindowNone},
+}
 
 func usage(t *testing.T, s *Store) (list []schemas.UsageReport) {
 	t.Helper()
@@ -79,7 +74,7 @@ func (o *oracle) usage() (list []schemas.UsageReport) {
 // and goes on as if nothing had happened.
 func TestRestartInEveryPhaseOfAFold(t *testing.T) {
 	options := Options{FoldEvery: 50}
-	history := randomHistory(31, 90)
+	history := randomHistory(31, 70)
 	path := filepath.Join(t.TempDir(), "s.db")
 	plain := openNew(t, options)
 	var want oracle
@@ -109,11 +104,14 @@ func TestFoldsDoNotDependOnTransactions(t *testing.T) {
 	for _, per := range []int{1, 3, 90} {
 		s := openNew(t, Options{FoldEvery: 50})
 		apply(t, s, per, history...)
-		if got := dump(t, s); first == "" {
-			first = got
-		} else {
-			sameDump(t, first, got)
+		var b strings.Builder
+		if err := s.Dump(&b); err != nil {
+			t.Fatal(err)
 		}
+		if first == "" {
+			first = b.String()
+		}
+		sameDump(t, first, b.String())
 	}
 }
 
@@ -121,7 +119,7 @@ func TestFoldsDoNotDependOnTransactions(t *testing.T) {
 func TestReadersBetweenCommitAndMerge(t *testing.T) {
 	for _, per := range []int{1, 4} {
 		t.Run(fmt.Sprintf("%d messages a transaction", per), func(t *testing.T) {
-			history := randomHistory(33, 110)
+			history := randomHistory(33, 90)
 			var s *Store
 			var read func(point string)
 			s = openNew(t, Options{FoldEvery: 50, Fault: func(point string) {
@@ -129,8 +127,8 @@ func TestReadersBetweenCommitAndMerge(t *testing.T) {
 					read(point)
 				}
 			}})
-			var now, next oracle
-			states := [2][]schemas.UsageReport{1: now.usage()}
+			var want oracle
+			states := [2][]schemas.UsageReport{1: want.usage()}
 			seen := map[string]int{}
 			points := map[string]int{}
 			answers := [2]int{}
@@ -149,11 +147,10 @@ func TestReadersBetweenCommitAndMerge(t *testing.T) {
 				if dry == nil {
 					t.Fatal("a refused transaction went through")
 				}
-				next = oracle{seen: maps.Clone(now.seen), events: slices.Clone(now.events)}
 				for i := range n {
-					next.apply(&rest[i])
+					want.apply(&rest[i])
 				}
-				states[0], states[1] = states[1], next.usage()
+				states[0], states[1] = states[1], want.usage()
 				read = func(point string) {
 					points[point]++
 					done := make(chan struct{})
@@ -182,7 +179,7 @@ func TestReadersBetweenCommitAndMerge(t *testing.T) {
 				read = nil
 				seen[phase(before, s.fold)]++
 				sameReports(t, states[1], usage(t, s))
-				now, rest = next, rest[n:]
+				rest = rest[n:]
 				if t.Failed() {
 					return
 				}

@@ -71,13 +71,9 @@ func hourOf(nanos int64) uint32 {
 	return uint32(min(nanos/hourSpan, math.MaxUint32))
 }
 
-// appendHourKey builds the key of an aggregate row. Texts carry their length, so
-// that no text can run into its neighbour; rows of an hour and app lie together.
-func appendHourKey(b []byte, hour uint32, app, tenant, user, workflow, model string) []byte {
-	b = appendHourAppKey(b, hour, app)
-	return appendRest(b, tenant, user, workflow, model)
-}
-
+// appendHourAppKey begins the key of an aggregate row, which appendRest ends with
+// tenant, user, workflow and model. Texts carry their length, so that no text can
+// run into its neighbour; rows of an hour and app lie together.
 func appendHourAppKey(b []byte, hour uint32, app string) []byte {
 	b = binary.BigEndian.AppendUint32(b, hour)
 	return appendText(b, app)

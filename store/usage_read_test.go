@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,11 +51,23 @@ func (o *oracle) report(q *schemas.UsageQuery) schemas.UsageReport {
 			}
 		}
 		for _, d := range q.GroupBy {
-			row.Group = append(row.Group, map[schemas.Dimension]string{
-				schemas.ByApp: e.AppID, schemas.ByTenant: e.TenantID, schemas.ByUser: e.UserID, schemas.ByWorkflow: e.WorkflowID, schemas.ByModel: e.Model,
-			}[d])
+			switch d {
+			case schemas.ByApp:
+				row.Group = append(row.Group, e.AppID)
+			case schemas.ByTenant:
+				row.Group = append(row.Group, e.TenantID)
+			case schemas.ByUser:
+				row.Group = append(row.Group, e.UserID)
+			case schemas.ByWorkflow:
+				row.Group = append(row.Group, e.WorkflowID)
+			case schemas.ByModel:
+				row.Group = append(row.Group, e.Model)
+			}
 		}
-		key := fmt.Sprintf("%d %q", row.WindowStart.UnixNano(), row.Group)
+		key := strconv.FormatInt(row.WindowStart.Unix(), 10)
+		for _, s := range row.Group {
+			key += strconv.Quote(s)
+		}
 		if rows[key] == nil {
 			rows[key] = &row
 		}

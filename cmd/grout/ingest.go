@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +19,7 @@ import (
 // ingestOptions is a command line of `grout ingest`, understood.
 type ingestOptions struct {
 	file        string
+	format      string // empty: by the file's name
 	plan        csvPlan
 	batchSize   int
 	batchSeed   string
@@ -34,15 +36,19 @@ type ingestOptions struct {
 func newIngest() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ingest FILE",
-		Short: "Send a CSV file of usage to a running grout",
-		Long: `Sends every row of a CSV file with a header as a usage event to a running grout.
+		Short: "Send a file of usage to a running grout",
+		Long: `Sends the usage events of a file to a running grout: the rows of a CSV file with a
+header, the lines of an NDJSON file (.ndjson, .jsonl), or the events of a JSON file
+(.json: a list, or an object with the list "events"). - is standard input, whose
+--format is csv unless another one is given.
 
 A run can be repeated: rows get the same event ids and batches the same batch ids
 every time, so whatever was counted before is not counted again. After an
-interruption the same command resumes. The ids follow from the file's name and the
-number of the row; two files of one name need two --event-id-prefix.
+interruption the same command resumes. Where there are no event ids, they follow
+from the file's name and the number of the row, line or event; two files of one
+name need two --event-id-prefix.
 
-Columns are recognised by their names: those of the API (event_id, timestamp,
+Columns, and keys of JSON objects, are recognised by their names: those of the API (event_id, timestamp,
 app_id, user_id, model, input_tokens, output_tokens, …) in any case, and usual other
 ones such as ContextTokens and GeneratedTokens. --map names others, and --app,
 --user, --model or --set give one value to every row. The app defaults to
@@ -56,6 +62,7 @@ The key comes from --key-file, else from INTERNAL_API_KEY, else from the secrets
 which a grout on this machine keeps in its data directory.`,
 		Example: `  grout ingest usage.csv
   grout ingest trace.csv --app shop --user replay --model gpt-4 --shift-to-now
+  tail -n +1 -f usage.ndjson | grout ingest - --format ndjson
   grout ingest log.csv --map timestamp=When,input_tokens=In,output_tokens=Out -o json`,
 		Args: cobra.ExactArgs(1),
 	}
@@ -63,6 +70,8 @@ which a grout on this machine keeps in its data directory.`,
 	app.AddFlags(f, "data_dir")
 	f.String("url", "http://127.0.0.1:8080", "address of the server")
 	f.String("key-file", "", "file with the internal key")
+	format := &choice{choices: []string{formatCSV, formatNDJSON, formatJSON}}
+	f.Var(format, "format", "what the file holds (default: by its name)")
 	columns := f.StringSlice("map", nil, "columns of fields, as field=Column,…; an empty column ignores a guess")
 	constants := f.StringArray("set", nil, "one value for every row, as field=value (repeatable)")
 	short := map[string]*string{
@@ -84,7 +93,7 @@ which a grout on this machine keeps in its data directory.`,
 	f.BoolVar(&o.skipBad, "skip-bad", false, "leave out and count rows that cannot be read, instead of stopping")
 	f.IntVar(&o.concurrency, "concurrency", 4, "requests at a time")
 	maxRetry := f.Duration("max-retry-time", 5*time.Minute, "how long a failing request is repeated")
-	format := outputFlag(cmd)
+	print := outputFlag(cmd)
 
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, _, err := app.Load(f, os.Environ())
@@ -92,6 +101,7 @@ which a grout on this machine keeps in its data directory.`,
 			return err
 		}
 		o.file, o.shuffle = args[0], f.Changed("shuffle")
+		o.format = cmp.Or(format.value, formatOf(args[0]))
 		for field, value := range short {
 			if *value != "" {
 				*constants = append(*constants, field+"="+*value)
@@ -116,7 +126,7 @@ which a grout on this machine keeps in its data directory.`,
 		sum, err := ingest(ctx, o, to, cmd.ErrOrStderr())
 		if sum != nil {
 			var perr error
-			if *format == "json" {
+			if *print == "json" {
 				perr = printJSON(cmd.OutOrStdout(), sum)
 			} else {
 				perr = sum.print(cmd.OutOrStdout())
@@ -141,19 +151,21 @@ func (o *ingestOptions) complete(cfg *app.Config, columns, constants []string, s
 			return usagef("%s is given both a column and a value", name)
 		}
 	}
-	if o.plan.idPrefix == "" {
-		if o.file == "-" {
+	nameless := o.file == "-" && o.format != formatCSV // its events may have ids
+	if o.plan.idPrefix == "" && o.file == "-" {
+		if !nameless {
 			return usagef("standard input has no name to make event ids of; give --event-id-prefix")
 		}
+	} else if o.plan.idPrefix == "" {
 		name := filepath.Base(o.file)
 		o.plan.idPrefix = strings.TrimSuffix(name, filepath.Ext(name))
 	}
 	const digits = 20 // of the number of a row, with its dash
-	if n := utf8.RuneCountInString(o.plan.idPrefix); n == 0 || n > schemas.MaxIDChars-digits || !utf8.ValidString(o.plan.idPrefix) {
+	if n := utf8.RuneCountInString(o.plan.idPrefix); n == 0 && !nameless || n > schemas.MaxIDChars-digits || !utf8.ValidString(o.plan.idPrefix) {
 		return usagef("event ids cannot begin with %q; give an --event-id-prefix of 1 to %d characters", abbreviate(o.plan.idPrefix), schemas.MaxIDChars-digits)
 	}
 	if o.batchSeed == "" {
-		o.batchSeed = o.plan.idPrefix
+		o.batchSeed = cmp.Or(o.plan.idPrefix, o.file)
 	}
 	if o.batchSize < 1 || o.batchSize > schemas.MaxEventsPerBatch {
 		return usagef("--batch-size is from 1 to %d", schemas.MaxEventsPerBatch)
@@ -180,6 +192,17 @@ func (o *ingestOptions) complete(cfg *app.Config, columns, constants []string, s
 	}
 	o.plan.defaultApp = cfg.AppID
 	return nil
+}
+
+// formatOf tells the format of a file by its name.
+func formatOf(file string) string {
+	switch strings.ToLower(filepath.Ext(file)) {
+	case ".ndjson", ".jsonl":
+		return formatNDJSON
+	case ".json":
+		return formatJSON
+	}
+	return formatCSV
 }
 
 func (o *ingestOptions) shifts() bool { return o.shiftToNow || !o.shiftTo.IsZero() }

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -186,13 +187,16 @@ type badRow struct {
 	line   int
 	column string // empty when it concerns the whole record
 	err    error
+	unit   string // what line counts [line]
+	part   string // what column names [column]
 }
 
 func (e *badRow) Error() string {
+	unit, part := cmp.Or(e.unit, "line"), cmp.Or(e.part, "column")
 	if e.column == "" {
-		return fmt.Sprintf("line %d: %v", e.line, e.err)
+		return fmt.Sprintf("%s %d: %v", unit, e.line, e.err)
 	}
-	return fmt.Sprintf("line %d, column %s: %v", e.line, e.column, e.err)
+	return fmt.Sprintf("%s %d, %s %s: %v", unit, e.line, part, e.column, e.err)
 }
 
 // csvSource reads events from a CSV file, one record at a time.
@@ -215,10 +219,8 @@ type csvColumn struct {
 func newCSVSource(file io.Reader, plan csvPlan) (*csvSource, error) {
 	buffered := bufio.NewReaderSize(file, 1<<16)
 	s := &csvSource{idPrefix: plan.idPrefix}
-	if mark, _ := buffered.Peek(3); bytes.Equal(mark, []byte("\xef\xbb\xbf")) {
-		if _, err := buffered.Discard(len(mark)); err != nil {
-			return nil, err
-		}
+	if err := skipMark(buffered); err != nil {
+		return nil, err
 	}
 	s.in = csv.NewReader(buffered)
 	s.in.ReuseRecord = true
@@ -233,13 +235,8 @@ func newCSVSource(file io.Reader, plan csvPlan) (*csvSource, error) {
 	for i := range header {
 		header[i] = strings.TrimSpace(header[i])
 	}
-	for name, text := range plan.constant {
-		if text == "" {
-			return nil, usagef("value for %s is empty", name)
-		}
-		if err := fieldByName(name).set(&s.template, text); err != nil {
-			return nil, usagef("value for %s: %w", name, err)
-		}
+	if err := s.template.fill(plan); err != nil {
+		return nil, err
 	}
 	for i := range csvFields {
 		f := &csvFields[i]
@@ -258,6 +255,19 @@ func newCSVSource(file io.Reader, plan csvPlan) (*csvSource, error) {
 		}
 	}
 	return s, nil
+}
+
+// fill sets the fields that have one value for every row.
+func (r *row) fill(plan csvPlan) error {
+	for name, text := range plan.constant {
+		if text == "" {
+			return usagef("value for %s is empty", name)
+		}
+		if err := fieldByName(name).set(r, text); err != nil {
+			return usagef("value for %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // columnOf finds the column of a field: the one that was named, else the one
@@ -339,12 +349,12 @@ func (s *csvSource) next() (row, error) {
 		text := strings.TrimSpace(record[c.index])
 		if text == "" {
 			if c.field.required {
-				return row{}, &badRow{r.line, c.name, fmt.Errorf("is empty, but %s is required", c.field.name)}
+				return row{}, &badRow{line: r.line, column: c.name, err: fmt.Errorf("is empty, but %s is required", c.field.name)}
 			}
 			continue
 		}
 		if err := c.field.set(&r, text); err != nil {
-			return row{}, &badRow{r.line, c.name, err}
+			return row{}, &badRow{line: r.line, column: c.name, err: err}
 		}
 	}
 	if r.event.EventID == "" {

@@ -47,7 +47,10 @@ type ingestion struct {
 // beside an error.
 func ingest(ctx context.Context, o ingestOptions, to *sender, stderr io.Writer) (*ingestSummary, error) {
 	in := &ingestion{ingestOptions: o, to: to}
-	in.sum = ingestSummary{File: o.file, Errors: []eventFault{}}
+	in.sum = ingestSummary{File: o.file, Errors: []eventFault{}, unit: "line"}
+	if o.format == formatJSON {
+		in.sum.unit = "event"
+	}
 	if err := in.settleShift(stderr); err != nil {
 		return nil, err
 	}
@@ -57,11 +60,13 @@ func ingest(ctx context.Context, o ingestOptions, to *sender, stderr io.Writer) 
 	}
 	defer file.Close()
 	in.size = size
-	source, err := newCSVSource(file, o.plan)
+	source, err := newSource(file, o.format, o.plan)
 	if err != nil {
 		return nil, in.named(err)
 	}
-	fmt.Fprintf(stderr, "columns: %s\n", source.mapping())
+	if columns := source.mapping(); columns != "" {
+		fmt.Fprintf(stderr, "columns: %s\n", columns)
+	}
 
 	in.progress = startProgress(stderr)
 	to.retried = in.progress.retrying
@@ -113,7 +118,7 @@ func (in *ingestion) settleShift(stderr io.Writer) error {
 		return err
 	}
 	defer file.Close()
-	source, err := newCSVSource(file, in.plan)
+	source, err := newSource(file, in.format, in.plan)
 	if err != nil {
 		return in.named(err)
 	}
@@ -163,7 +168,7 @@ const interruptGrace = 5 * time.Second
 
 // sendAll cuts the source into batches and sends them. The first error ends the
 // cutting; requests under way come to their end.
-func (in *ingestion) sendAll(ctx context.Context, source *csvSource) error {
+func (in *ingestion) sendAll(ctx context.Context, source eventSource) error {
 	stopping, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	sending, abandon := context.WithCancel(context.WithoutCancel(ctx))
@@ -205,8 +210,11 @@ func (in *ingestion) sendAll(ctx context.Context, source *csvSource) error {
 }
 
 // cut reads rows into batches until the source or the context ends.
-func (in *ingestion) cut(ctx context.Context, source *csvSource, batches chan<- batch) error {
+func (in *ingestion) cut(ctx context.Context, source eventSource, batches chan<- batch) error {
 	next := func() (row, error) { return in.good(source) }
+	if in.file == "-" {
+		next = piped(ctx, next)
+	}
 	seed := in.batchSeed
 	if in.shuffle {
 		rows, err := in.shuffled(next)
@@ -226,13 +234,13 @@ func (in *ingestion) cut(ctx context.Context, source *csvSource, batches chan<- 
 	for number := 0; ; {
 		r, err := next()
 		end := errors.Is(err, io.EOF)
-		if err != nil && !end {
+		if err != nil && !end && !errors.Is(err, errIdle) {
 			return err
 		}
-		if !end {
+		if err == nil {
 			rows = append(rows, r)
 		}
-		if len(rows) == in.batchSize || end && len(rows) > 0 {
+		if len(rows) == in.batchSize || err != nil && len(rows) > 0 {
 			b, err := in.encode(rows, seed, number)
 			if err != nil {
 				return err
@@ -251,9 +259,54 @@ func (in *ingestion) cut(ctx context.Context, source *csvSource, batches chan<- 
 	}
 }
 
+// errIdle says that nothing has come for a while.
+var errIdle = errors.New("no event for a while")
+
+// idleAfter is how long a pipe may be silent before what has come is sent.
+const idleAfter = time.Second
+
+// piped reads from a source that may be silent for long: it lets what has come be
+// sent, and the run be interrupted. The goroutine that reads ends with the source,
+// or with the process; nothing can be done about a read that does not return.
+func piped(ctx context.Context, next func() (row, error)) func() (row, error) {
+	type arrival struct {
+		row row
+		err error
+	}
+	arrivals := make(chan arrival, 64)
+	go func() {
+		for {
+			r, err := next()
+			select {
+			case arrivals <- arrival{r, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return func() (row, error) {
+		select {
+		case a := <-arrivals:
+			return a.row, a.err
+		default:
+		}
+		select {
+		case a := <-arrivals:
+			return a.row, a.err
+		case <-time.After(idleAfter):
+			return row{}, errIdle
+		case <-ctx.Done():
+			return row{}, context.Cause(ctx)
+		}
+	}
+}
+
 // good gives the next row that can be read, and stops at a bad one unless those
 // are skipped.
-func (in *ingestion) good(source *csvSource) (row, error) {
+func (in *ingestion) good(source eventSource) (row, error) {
 	for {
 		r, err := source.next()
 		bad := (*badRow)(nil)

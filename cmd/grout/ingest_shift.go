@@ -31,7 +31,7 @@ func (b *bounds) add(at time.Time) {
 }
 
 // readBounds reads the whole source. Bad rows end it unless they are skipped.
-func readBounds(s *csvSource, skipBad bool) (bounds, error) {
+func readBounds(s eventSource, skipBad bool) (bounds, error) {
 	var b bounds
 	for {
 		r, err := s.next()

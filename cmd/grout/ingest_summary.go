@@ -31,11 +31,13 @@ type ingestSummary struct {
 	Last            time.Time    `json:"last_timestamp,omitzero"`
 	Seconds         float64      `json:"duration_sec"`
 	Errors          []eventFault `json:"errors"`
+
+	unit string // what the lines of Errors count
 }
 
 // eventFault is an event that the server refused.
 type eventFault struct {
-	Line    int    `json:"line"`
+	Line    int    `json:"line"` // of a JSON list: the number of the event
 	EventID string `json:"event_id"`
 	Code    string `json:"code"`
 	Detail  string `json:"detail"`
@@ -122,7 +124,7 @@ func (s *ingestSummary) print(out io.Writer) error {
 	line("duration", "%s (%s events/s)", took.Round(time.Millisecond), thousands(rate(s.Events, took)))
 	old := false
 	for _, e := range s.Errors {
-		line("refused", "line %d, %s: %s %s", e.Line, e.EventID, e.Code, e.Detail)
+		line("refused", "%s %d, %s: %s %s", s.unit, e.Line, e.EventID, e.Code, e.Detail)
 		old = old || e.Code == string(schemas.CodeTimestampTooOld)
 	}
 	if more := s.Rejected - int64(len(s.Errors)); more > 0 && len(s.Errors) > 0 {

@@ -20,8 +20,10 @@ A 200 is given only for what is on disk and counted; a 202 for what is on disk.
 
 It is one program with its own embedded NATS JetStream server and store. Without
 any setting it runs in development mode on this machine only, with generated keys.`,
-		Example: `  grout serve                          start on 127.0.0.1:8080, data in ./data
+		Example: `  grout demo                           look at it with made-up traffic
+  grout serve                          start on 127.0.0.1:8080, data in ./data
   grout ingest trace.csv --user me --model gpt-4 --shift-to-now
+  grout usage --from -24h --window hour --chart
   grout config show --origin           every setting and where it came from`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -29,7 +31,7 @@ any setting it runs in development mode on this machine only, with generated key
 			*started = true
 		},
 	}
-	root.AddCommand(newServe(), newIngest(), newVerify(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newIngest(), newUsage(), newVerify(), newDemo(), newBench(), newConfig(), newVersion())
 	return root
 }
 

@@ -192,19 +192,28 @@ func TestMediaTypes(t *testing.T) {
 		{"X: y", 200},
 		{"Content-Encoding: identity", 200},
 		{"Content-Type: application/json; charset=latin1", 415},
-		{"Content-Type: application/x-ndjson", 415},
+		{"Content-Type: application/x-ndjson", 200},
+		{"Content-Type: application/jsonlines; charset=UTF-8", 200},
+		{"Content-Type: application/x-ndjson; charset=latin1", 415},
+		{"Content-Type: application/cloudevents+json; charset=latin1", 415},
+		{"Content-Type: application/cloudevents", 415},
 		{"Content-Type: text/plain", 415},
 		{"Content-Type: application/json; charset", 415},
 		{"Content-Type: \xff/\xfe", 415},
-		{"Content-Encoding: gzip", 415},
+		{"Content-Encoding: ", 200},
+		{"Content-Encoding: IDENTITY", 200},
+		{"Content-Encoding: br", 415},
 		{"Content-Encoding: identity, zstd", 415},
+		{"Content-Encoding: gzip, gzip", 415},
 	} {
 		a := s.do("POST", "/api/usage/ingest", batch("b", event("e", "a")), c.header).is(c.status)
 		if c.status == 415 {
 			a.is(415, schemas.CodeMediaType)
 		}
-		if c.header == "Content-Encoding: gzip" {
-			a.detail(`Content-Encoding "gzip" is not supported: send the body as it is`)
+		if coding, is := strings.CutPrefix(c.header, "Content-Encoding: "); is && c.status == 415 {
+			a.has("Accept-Encoding", "gzip, zstd").detail(fmt.Sprintf("Content-Encoding %q is not supported: send gzip, zstd, or the body as it is", coding))
+		} else {
+			a.has("Accept-Encoding", "")
 		}
 	}
 }

@@ -41,6 +41,8 @@ type Receipt struct {
 // Reads answers from the store. A *schemas.Error inside an error is the caller's.
 type Reads interface {
 	Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error)
+	// Events gives a page of single events of an app, newest first.
+	Events(ctx context.Context, q schemas.EventQuery) (schemas.EventPage, error)
 	// BatchByID tells what became of an app's part of a batch.
 	BatchByID(ctx context.Context, appID, batchID string) (schemas.BatchStatus, bool, error)
 	// BatchByRef tells what became of the commands of one request, summed. The

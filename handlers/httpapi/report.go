@@ -110,17 +110,7 @@ func counts(s *schemas.UsageSums) [len(sumNames)]int64 {
 	return [...]int64{s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens}
 }
 
-func appendSums(b []byte, s *schemas.UsageSums) []byte {
-	for i, n := range counts(s) {
-		b = append(b, '"')
-		b = append(b, sumNames[i]...)
-		b = append(b, '"', ':')
-		b = strconv.AppendInt(b, n, 10)
-		b = append(b, ',')
-	}
-	b = append(b, `"cost":`...)
-	return schemas.AppendCost(b, s.Cost)
-}
+func appendSums(b []byte, s *schemas.UsageSums) []byte { return schemas.AppendSumFields(b, s) }
 
 // hourTime is an end of a report; zero when it is open.
 func hourTime(hour int64, open bool) time.Time {

@@ -92,7 +92,7 @@ func (s *Server) unpackInto(out *body, u upload) error {
 		var err error
 		// One goroutine, so that a reader that is dropped leaves nothing behind.
 		r, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-			zstd.WithDecoderMaxMemory(uint64(s.MaxUnpackedBytes)), zstd.WithDecoderMaxWindow(maxZstdWindow))
+			zstd.WithDecoderMaxMemory(uint64(max(s.MaxUnpackedBytes, maxZstdWindow))), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return fmt.Errorf("make a reader of zstd: %w", err)
 		}

@@ -1,5 +1,5 @@
 // Package app wires the parts of grout together by hand: which part gets what is
-// all in this file. It may import everything.
+// all in app.go and node.go. It may import everything.
 package app
 
 import (
@@ -7,33 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
-	"strconv"
+	"os/signal"
+	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
-	"grout/bus"
-	"grout/handlers"
 	"grout/handlers/httpapi"
-	"grout/schemas"
-	"grout/store"
 )
 
 // How long a stop waits for requests that are being answered.
 const drainLimit = 20 * time.Second
 
-// Run serves until ctx ends, then stops in the direction of the flow: HTTP,
-// publishers, apply loops, relays, bus, store.
+// Run serves until ctx ends, then stops in the direction of the flow: HTTP first,
+// then the node behind it.
 func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	started := time.Now()
+	signal.Ignore(syscall.SIGXFSZ) // a file size limit is an error of the write, which heals
 	lock, err := lockDataDir(cfg.DataDir)
 	if err != nil {
 		return err
@@ -49,27 +40,12 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	}
 	defer listener.Close()
 
-	n, err := newNode(ctx, cfg, logger)
-	if err != nil {
-		return err
-	}
-	defer n.close()
-	api := httpapi.New(n.apiOptions(listener))
-	server := api.HTTPServer()
-
 	failed := make(chan error, 1)
-	relays := startStage(failed)
-	loops := startStage(failed)
-	keepers := startStage(failed)
-	publishers := startStage(failed)
-	for _, p := range n.partitions {
-		for _, r := range p.relays {
-			relays.run(r.Run)
-		}
-		loops.run(p.loop.Run)
-		keepers.run(p.keeper.Run)
-		publishers.run(p.publisher.Run)
-	}
+	host := newSupervisor(cfg, logger, func(n *node) { n.announce(out, listener.Addr(), time.Since(started)) })
+	nodes := startStage(failed)
+	nodes.run(host.Run)
+	api := httpapi.New(host.apiOptions(listener))
+	server := api.HTTPServer()
 	web := startStage(failed)
 	web.run(func(context.Context) error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -77,13 +53,9 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 		}
 		return nil
 	})
-	if err := n.awaitReady(ctx, failed); err == nil {
-		n.announce(out, listener.Addr(), time.Since(started))
-		select {
-		case <-ctx.Done():
-		case err = <-failed:
-			failed <- err
-		}
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
 	}
 
 	logger.Info("stopping")
@@ -95,179 +67,14 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 		_ = server.Close()
 	}
 	web.stop()
-	publishers.stop()
-	keepers.stop()
-	loops.stop()
-	relays.stop()
+	nodes.stop()
 	select {
-	case err := <-failed:
-		return err
+	case late := <-failed:
+		err = errors.Join(err, late)
 	default:
+	}
+	if err == nil {
 		logger.Info("stopped")
-		return nil
 	}
-}
-
-// node is everything that runs in this process.
-type node struct {
-	cfg        Config
-	logger     *slog.Logger
-	name       string
-	server     *bus.Server
-	conn       *nats.Conn
-	bus        *bus.Bus
-	replies    *bus.Replies
-	partitions []*partition
-	registry   *prometheus.Registry
-}
-
-// partition owns the state of the apps that fall to it: a store, the loop that
-// applies their commands, the publisher that brings commands in and the relays
-// that carry facts out. A process may hold many.
-type partition struct {
-	number    int
-	store     *store.Store
-	source    *bus.Source
-	loop      *handlers.Loop
-	publisher *bus.Publisher
-	relays    map[string]*bus.Relay // by destination
-	keeper    *keeper
-}
-
-func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
-	n := &node{cfg: cfg, logger: logger, name: nuid.Next(), registry: prometheus.NewRegistry()}
-	defer func() {
-		if err != nil {
-			n.close()
-		}
-	}()
-	fault := faultHook()
-	n.server, err = bus.StartServer(bus.ServerOptions{
-		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
-		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
-		MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger,
-	})
-	if err != nil {
-		return nil, err
-	}
-	if n.conn, err = n.server.Connect("grout-" + n.name); err != nil {
-		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
-	}
-	if n.bus, err = bus.Open(ctx, n.conn, busConfig(cfg, fault)); err != nil {
-		return nil, err
-	}
-	if n.replies, err = n.bus.NewReplies(n.name); err != nil {
-		return nil, err
-	}
-	for number := range cfg.Partitions {
-		p, err := n.newPartition(ctx, number, fault)
-		if err != nil {
-			return nil, err
-		}
-		n.partitions = append(n.partitions, p)
-	}
-	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(n))
-	return n, nil
-}
-
-func busConfig(cfg Config, fault func(string)) bus.Config {
-	return bus.Config{
-		Partitions: cfg.Partitions, Replicas: 1,
-		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
-		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
-		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
-	}
-}
-
-// streamSlack is what JetStream may take beyond the limits of the streams, for
-// indexes and consumers.
-const streamSlack = 256 << 20
-
-// storePath is the file of a partition.
-func storePath(dataDir string, number int) string {
-	return filepath.Join(dataDir, "store", fmt.Sprintf("partition-%03d.db", number))
-}
-
-func (n *node) newPartition(ctx context.Context, number int, fault func(string)) (*partition, error) {
-	logger := n.logger.With("partition", number)
-	if err := restoreMissing(ctx, n.cfg.DataDir, number, logger); err != nil {
-		return nil, err
-	}
-	s, err := store.Open(storePath(n.cfg.DataDir, number), store.Options{
-		Partition: number, Partitions: n.cfg.Partitions, FoldEvery: n.cfg.FoldEvery, Fault: fault,
-	})
-	if err != nil {
-		return nil, err
-	}
-	p := &partition{number: number, store: s, source: n.bus.NewSource(number), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
-	p.loop = handlers.NewLoop(handlers.LoopOptions{
-		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
-		Reply: n.bus.Reply, Logger: logger, Fault: fault,
-	})
-	p.relays = map[string]*bus.Relay{}
-	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
-		p.relays[dest] = n.bus.NewRelay(dest, number, s, bus.RelayOptions{Epoch: s.Epoch(), Logger: logger})
-	}
-	p.keeper = &keeper{
-		store: s, loop: p.loop, bus: n.bus, partition: number, dir: snapshotDir(n.cfg.DataDir, number),
-		every: n.cfg.SnapshotEvery, age: n.cfg.CommandAge, bytes: n.cfg.CommandBytes, logger: logger,
-	}
-	return p, nil
-}
-
-func (n *node) apiOptions(listener net.Listener) httpapi.Options {
-	return httpapi.Options{
-		AppID: n.cfg.AppID, AppTier: n.cfg.AppTier, AppName: n.cfg.AppName,
-		Port: func() int {
-			_, port, _ := net.SplitHostPort(listener.Addr().String())
-			number, _ := strconv.Atoi(port)
-			return number
-		},
-		InternalKeys: n.cfg.InternalKeys.Values, ServiceKeys: n.cfg.ServiceKeys.Values,
-		Partitions: n.cfg.Partitions, MaxBodyBytes: n.cfg.MaxBodyBytes, WaitLimit: n.cfg.WaitLimit, Version: Version(),
-		Commands: (*commands)(n), Reads: (*reads)(n), Health: (*health)(n),
-		Logger: n.logger, Registry: n.registry, Now: time.Now, Fault: faultHook(),
-	}
-}
-
-func (n *node) close() {
-	for _, p := range n.partitions {
-		p.source.Close()
-		if err := p.store.Close(); err != nil {
-			n.logger.Error("close store", "error", err)
-		}
-	}
-	if n.replies != nil {
-		n.replies.Close()
-	}
-	if n.conn != nil {
-		n.conn.Close()
-	}
-	if n.server != nil {
-		n.server.Shutdown()
-	}
-}
-
-// awaitReady waits until every partition applies its stream.
-func (n *node) awaitReady(ctx context.Context, failed chan error) error {
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	progress := time.NewTicker(5 * time.Second)
-	defer progress.Stop()
-	for {
-		ok, why := (*health)(n).Ready()
-		if ok {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-progress.C:
-			n.logger.Info("not ready yet", "reason", why)
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-failed:
-			failed <- err
-			return err
-		}
-	}
+	return err
 }

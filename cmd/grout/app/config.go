@@ -51,6 +51,7 @@ type Config struct {
 
 	Partitions      int
 	MaxBodyBytes    int64 // of a request as sent
+	UnpackedBytes   int64 // of a compressed request
 	CommandBytes    int64 // of MOZAIKS_CMD
 	FactBytes       int64 // of MOZAIKS_EVT
 	DeadLetterBytes int64 // of MOZAIKS_DLQ
@@ -106,6 +107,7 @@ var settings = []setting{
 	{"log_level", "MOZAIKS_LOG_LEVEL", "info", "debug, info, warn or error", false, text(func(c *Config) *string { return &c.LogLevel }, oneOf("debug", "info", "warn", "error"))},
 	{"partitions", "MOZAIKS_PARTITIONS", "1", "partitions of the state; fixed once the data directory exists", false, count(func(c *Config) *int { return &c.Partitions }, 1, 64)},
 	{"max_body_bytes", "MOZAIKS_MAX_BODY_BYTES", "16MiB", "largest request body", false, size(func(c *Config) *int64 { return &c.MaxBodyBytes }, kib, 256*mib)},
+	{"max_unpacked_bytes", "MOZAIKS_MAX_UNPACKED_BYTES", "64MiB", "largest request body once it is unpacked", false, size(func(c *Config) *int64 { return &c.UnpackedBytes }, kib, 256*mib)},
 	{"command_max_bytes", "MOZAIKS_COMMAND_MAX_BYTES", "8GiB", "disk the command stream may use", false, size(func(c *Config) *int64 { return &c.CommandBytes }, 16*mib, 1024*tib)},
 	{"fact_max_bytes", "MOZAIKS_FACT_MAX_BYTES", "4GiB", "disk the fact stream may use; the oldest facts go first", false, size(func(c *Config) *int64 { return &c.FactBytes }, 16*mib, 1024*tib)},
 	{"dead_letter_max_bytes", "MOZAIKS_DEAD_LETTER_MAX_BYTES", "256MiB", "disk the dead letters may use; the oldest go first", false, size(func(c *Config) *int64 { return &c.DeadLetterBytes }, 16*mib, 1024*tib)},

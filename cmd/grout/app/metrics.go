@@ -7,18 +7,19 @@ import (
 )
 
 // collector tells Prometheus what the partitions have done.
-type collector node
+type collector supervisor
 
 var (
 	byPartition = []string{"partition"}
 	descs       = struct {
-		applied, transactions, events, commit, backlog, queue, queueBytes *prometheus.Desc
-		outbox, facts, batches, relayErrors, ids, idBytes, file, sequence *prometheus.Desc
-		snapshots, snapshotFailures, snapshotSequence, trimmed            *prometheus.Desc
+		applied, transactions, events, commit, backlog, queue, queueBytes, adjustments *prometheus.Desc
+		outbox, facts, batches, relayErrors, ids, idBytes, file, sequence              *prometheus.Desc
+		snapshots, snapshotFailures, snapshotSequence, trimmed, heals                  *prometheus.Desc
 	}{
 		applied:          prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
 		transactions:     prometheus.NewDesc("grout_store_transactions_total", "Transactions committed since the start.", byPartition, nil),
 		events:           prometheus.NewDesc("grout_usage_events_total", "Usage events counted since the start.", byPartition, nil),
+		adjustments:      prometheus.NewDesc("grout_usage_adjustments_total", "Events voided or amended since the start.", []string{"partition", "kind"}, nil),
 		commit:           prometheus.NewDesc("grout_store_commit_seconds_total", "Time spent in commits since the start.", byPartition, nil),
 		backlog:          prometheus.NewDesc("grout_apply_backlog_messages", "Command groups in the stream that are not applied yet.", byPartition, nil),
 		queue:            prometheus.NewDesc("grout_accept_queue_commands", "Commands that wait for the stream.", byPartition, nil),
@@ -30,6 +31,7 @@ var (
 		ids:              prometheus.NewDesc("grout_ids", "Identities that are remembered.", byPartition, nil),
 		idBytes:          prometheus.NewDesc("grout_id_table_bytes", "Memory of the table of identities.", byPartition, nil),
 		file:             prometheus.NewDesc("grout_store_file_bytes", "Size of the store's file.", byPartition, nil),
+		heals:            prometheus.NewDesc("grout_heals_total", "Times that store and bus were opened anew after a fault.", nil, nil),
 		snapshots:        prometheus.NewDesc("grout_snapshots_total", "Snapshots taken since the start.", byPartition, nil),
 		snapshotFailures: prometheus.NewDesc("grout_snapshot_failures_total", "Snapshots or trimmings that failed since the start.", byPartition, nil),
 		snapshotSequence: prometheus.NewDesc("grout_snapshot_stream_sequence", "Stream sequence of the newest snapshot.", byPartition, nil),
@@ -39,11 +41,18 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- descs.heals /* the others depend on what runs */
+}
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	for _, p := range c.partitions {
+	ch <- prometheus.MustNewConstMetric(descs.heals, prometheus.CounterValue, float64(c.heals.Load()))
+	n := c.current.Load()
+	if n == nil {
+		return
+	}
+	for _, p := range n.partitions {
 		label := strconv.Itoa(p.number)
 		counter := func(d *prometheus.Desc, v float64, more ...string) {
 			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, append([]string{label}, more...)...)
@@ -57,6 +66,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(descs.applied, float64(p.loop.Applied()))
 		counter(descs.transactions, float64(st.Transactions))
 		counter(descs.events, float64(st.Events))
+		counter(descs.adjustments, float64(st.Voided), "voided")
+		counter(descs.adjustments, float64(st.Amended), "amended")
 		counter(descs.commit, st.CommitSeconds)
 		gauge(descs.backlog, float64(messages))
 		gauge(descs.queue, float64(queued))

@@ -35,10 +35,14 @@ func (p *partition) behind() string {
 }
 
 // commands takes commands for httpapi.
-type commands node
+type commands supervisor
 
 func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, error) {
-	p := c.partitions[number]
+	n := c.current.Load()
+	if n == nil {
+		return nil, errNotWorking
+	}
+	p := n.partitions[number]
 	if why := p.behind(); why != "" {
 		return nil, fmt.Errorf("%w: %s", httpapi.ErrBusy, why)
 	}
@@ -65,16 +69,18 @@ func (p *pendingCommand) Wait(ctx context.Context) (httpapi.Receipt, error) {
 }
 
 // reads answers httpapi from the partition that an app belongs to.
-type reads node
+type reads supervisor
 
-func (r *reads) of(app string) *partition {
-	return r.partitions[schemas.PartitionOf(app, len(r.partitions))]
-}
+var errNotWorking = schemas.Errorf(schemas.CodeUnavailable, "The store is not available; try again")
 
-// current gives the partition of an app once it shows everything that was ever
+// partitionOf gives the partition of an app once it shows everything that was ever
 // answered: a sum that goes back after a restart would be a wrong one.
-func (r *reads) current(app string) (*partition, error) {
-	p := r.of(app)
+func (r *reads) partitionOf(app string) (*partition, error) {
+	n := r.current.Load()
+	if n == nil {
+		return nil, errNotWorking
+	}
+	p := n.partitions[schemas.PartitionOf(app, len(n.partitions))]
 	if !p.loop.CaughtUp() {
 		return nil, schemas.Errorf(schemas.CodeUnavailable, "The store is catching up with its log; try again")
 	}
@@ -82,15 +88,23 @@ func (r *reads) current(app string) (*partition, error) {
 }
 
 func (r *reads) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error) {
-	p, err := r.current(q.AppID)
+	p, err := r.partitionOf(q.AppID)
 	if err != nil {
 		return schemas.UsageReport{}, err
 	}
 	return p.store.Usage(ctx, q)
 }
 
+func (r *reads) Events(ctx context.Context, q schemas.EventQuery) (schemas.EventPage, error) {
+	p, err := r.partitionOf(q.AppID)
+	if err != nil {
+		return schemas.EventPage{}, err
+	}
+	return p.store.Events(ctx, q)
+}
+
 func (r *reads) BatchByID(ctx context.Context, app, batchID string) (schemas.BatchStatus, bool, error) {
-	p, err := r.current(app)
+	p, err := r.partitionOf(app)
 	if err != nil {
 		return schemas.BatchStatus{}, false, err
 	}
@@ -99,14 +113,18 @@ func (r *reads) BatchByID(ctx context.Context, app, batchID string) (schemas.Bat
 
 func (r *reads) BatchByRef(ctx context.Context, refs []schemas.CommandRef) (schemas.BatchStatus, bool, error) {
 	var sum schemas.BatchStatus
+	n := r.current.Load()
+	if n == nil {
+		return sum, false, errNotWorking
+	}
 	for i, ref := range refs {
 		if err := ctx.Err(); err != nil {
 			return sum, false, err
 		}
-		if ref.Partition < 0 || ref.Partition >= len(r.partitions) {
+		if ref.Partition < 0 || ref.Partition >= len(n.partitions) {
 			return sum, false, nil
 		}
-		st, found, err := r.partitions[ref.Partition].store.BatchAt(ref.Seq, ref.Index)
+		st, found, err := n.partitions[ref.Partition].store.BatchAt(ref.Seq, ref.Index)
 		if err != nil || !found {
 			return sum, false, err
 		}
@@ -124,13 +142,21 @@ func (r *reads) BatchByRef(ctx context.Context, refs []schemas.CommandRef) (sche
 }
 
 // health tells httpapi whether the node can do its work (contract §2).
-type health node
+type health supervisor
 
 func (h *health) Ready() (bool, string) {
-	if !h.conn.IsConnected() {
+	n := h.current.Load()
+	if n == nil {
+		return false, "the store and the bus are being opened"
+	}
+	return n.ready()
+}
+
+func (n *node) ready() (bool, string) {
+	if !n.conn.IsConnected() {
 		return false, "the bus is not connected"
 	}
-	for _, p := range h.partitions {
+	for _, p := range n.partitions {
 		if !p.loop.CaughtUp() {
 			return false, fmt.Sprintf("partition %d is catching up with its log", p.number)
 		}

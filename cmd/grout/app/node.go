@@ -1,0 +1,206 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"grout/bus"
+	"grout/handlers"
+	"grout/schemas"
+	"grout/store"
+)
+
+// node is everything behind the HTTP API: the bus, and the partitions.
+type node struct {
+	cfg        Config
+	logger     *slog.Logger
+	name       string
+	server     *bus.Server
+	conn       *nats.Conn
+	bus        *bus.Bus
+	replies    *bus.Replies
+	partitions []*partition
+}
+
+// partition owns the state of the apps that fall to it: a store, the loop that
+// applies their commands, the publisher that brings commands in and the relays
+// that carry facts out. A process may hold many.
+type partition struct {
+	number    int
+	store     *store.Store
+	source    *bus.Source
+	loop      *handlers.Loop
+	publisher *bus.Publisher
+	relays    map[string]*bus.Relay // by destination
+	keeper    *keeper
+}
+
+func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, logger: logger, name: nuid.Next()}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	fault := faultHook()
+	n.server, err = bus.StartServer(bus.ServerOptions{
+		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
+		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
+		MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if n.conn, err = n.server.Connect("grout-" + n.name); err != nil {
+		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	if n.bus, err = bus.Open(ctx, n.conn, busConfig(cfg, fault)); err != nil {
+		return nil, err
+	}
+	if n.replies, err = n.bus.NewReplies(n.name); err != nil {
+		return nil, err
+	}
+	for number := range cfg.Partitions {
+		p, err := n.newPartition(ctx, number, fault)
+		if err != nil {
+			return nil, err
+		}
+		n.partitions = append(n.partitions, p)
+	}
+	return n, nil
+}
+
+func busConfig(cfg Config, fault func(string)) bus.Config {
+	return bus.Config{
+		Partitions: cfg.Partitions, Replicas: 1,
+		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
+		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
+		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
+	}
+}
+
+// streamSlack is what JetStream may take beyond the limits of the streams, for
+// indexes and consumers.
+const streamSlack = 256 << 20
+
+// storePath is the file of a partition.
+func storePath(dataDir string, number int) string {
+	return filepath.Join(dataDir, "store", fmt.Sprintf("partition-%03d.db", number))
+}
+
+func (n *node) newPartition(ctx context.Context, number int, fault func(string)) (*partition, error) {
+	logger := n.logger.With("partition", number)
+	if err := restoreMissing(ctx, n.cfg.DataDir, number, logger); err != nil {
+		return nil, err
+	}
+	s, err := store.Open(storePath(n.cfg.DataDir, number), store.Options{
+		Partition: number, Partitions: n.cfg.Partitions, FoldEvery: n.cfg.FoldEvery, Fault: fault,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &partition{number: number, store: s, source: n.bus.NewSource(number), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
+	p.loop = handlers.NewLoop(handlers.LoopOptions{
+		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
+		Reply: n.bus.Reply, Logger: logger, Fault: fault,
+	})
+	p.relays = map[string]*bus.Relay{}
+	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
+		p.relays[dest] = n.bus.NewRelay(dest, number, s, bus.RelayOptions{Epoch: s.Epoch(), Logger: logger})
+	}
+	p.keeper = &keeper{
+		store: s, loop: p.loop, bus: n.bus, partition: number, dir: snapshotDir(n.cfg.DataDir, number),
+		every: n.cfg.SnapshotEvery, age: n.cfg.CommandAge, bytes: n.cfg.CommandBytes, logger: logger,
+	}
+	return p, nil
+}
+
+// run works until ctx ends or a part fails, and stops in the direction of the flow.
+func (n *node) run(ctx context.Context, ready func()) error {
+	failed := make(chan error, 1)
+	relays, loops, keepers, publishers := startStage(failed), startStage(failed), startStage(failed), startStage(failed)
+	for _, p := range n.partitions {
+		for _, r := range p.relays {
+			relays.run(r.Run)
+		}
+		loops.run(p.loop.Run)
+		keepers.run(p.keeper.Run)
+		publishers.run(p.publisher.Run)
+	}
+	err := n.awaitReady(ctx, failed)
+	if err == nil {
+		ready()
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		case <-n.server.Faulted():
+			err = errors.New("the embedded NATS server has met a write error")
+		}
+	}
+	if err != nil { // nothing that is still queued will be stored
+		for _, p := range n.partitions {
+			p.publisher.Abort()
+		}
+	}
+	publishers.stop()
+	keepers.stop()
+	loops.stop()
+	relays.stop()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = nil
+	}
+	select {
+	case late := <-failed:
+		err = errors.Join(err, late)
+	default:
+	}
+	return err
+}
+
+func (n *node) close() {
+	for _, p := range n.partitions {
+		p.source.Close()
+		if err := p.store.Close(); err != nil {
+			n.logger.Error("close store", "error", err)
+		}
+	}
+	if n.replies != nil {
+		n.replies.Close()
+	}
+	if n.conn != nil {
+		n.conn.Close()
+	}
+	if n.server != nil {
+		n.server.Shutdown()
+	}
+}
+
+// awaitReady waits until every partition applies its stream.
+func (n *node) awaitReady(ctx context.Context, failed chan error) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	progress := time.NewTicker(5 * time.Second)
+	defer progress.Stop()
+	for {
+		ok, why := n.ready()
+		if ok {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-progress.C:
+			n.logger.Info("not ready yet", "reason", why)
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-failed:
+			return err
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"grout/bus"
+	"grout/handlers/httpapi"
+)
+
+// How long the supervisor waits before it tries a new node.
+const (
+	healAfterAtLeast = 100 * time.Millisecond
+	healAfterAtMost  = 2 * time.Second
+)
+
+// supervisor keeps a node at work. After a fault of the disk or of the embedded
+// server, whose write errors stay until it is started again, it closes everything
+// and builds a new node from the files, while the API answers 503 (architecture
+// §2.3). A stream that is not the one the store has applied ends the process: no
+// new start would mend it.
+type supervisor struct {
+	cfg      Config
+	logger   *slog.Logger
+	announce func(*node)
+	registry *prometheus.Registry
+	current  atomic.Pointer[node]
+	heals    atomic.Int64
+}
+
+func newSupervisor(cfg Config, logger *slog.Logger, announce func(*node)) *supervisor {
+	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry()}
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s))
+	return s
+}
+
+// Run keeps a node at work until ctx ends. A node that never became ready is a
+// start that is refused.
+func (s *supervisor) Run(ctx context.Context) error {
+	wasReady := false
+	wait := healAfterAtLeast
+	for {
+		err := s.serve(ctx, func(n *node) {
+			wait = healAfterAtLeast
+			if wasReady {
+				s.logger.Info("working again")
+				return
+			}
+			wasReady = true
+			s.announce(n)
+		})
+		var guard *bus.GuardError
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case !wasReady, errors.As(err, &guard):
+			return err
+		}
+		s.heals.Add(1)
+		s.logger.Error("stopped working after a fault; trying again", "error", err, "in", wait.String())
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		}
+		wait = min(2*wait, healAfterAtMost)
+	}
+}
+
+func (s *supervisor) serve(ctx context.Context, ready func(*node)) error {
+	n, err := newNode(ctx, s.cfg, s.logger)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	if u, err := url.Parse(n.server.ClientURL()); err == nil && u.Host != "" {
+		s.cfg.NATSListen = u.Host // a port that was chosen stays the same for those who use it
+	}
+	s.current.Store(n)
+	defer s.current.Store(nil)
+	return n.run(ctx, func() { ready(n) })
+}
+
+func (s *supervisor) apiOptions(listener net.Listener) httpapi.Options {
+	return httpapi.Options{
+		AppID: s.cfg.AppID, AppTier: s.cfg.AppTier, AppName: s.cfg.AppName,
+		Port: func() int {
+			_, port, _ := net.SplitHostPort(listener.Addr().String())
+			number, _ := strconv.Atoi(port)
+			return number
+		},
+		InternalKeys: s.cfg.InternalKeys.Values, ServiceKeys: s.cfg.ServiceKeys.Values,
+		Partitions: s.cfg.Partitions, MaxBodyBytes: s.cfg.MaxBodyBytes, MaxUnpackedBytes: s.cfg.UnpackedBytes, WaitLimit: s.cfg.WaitLimit, Version: Version(),
+		Commands: (*commands)(s), Reads: (*reads)(s), Health: (*health)(s),
+		Logger: s.logger, Registry: s.registry, Now: time.Now, Fault: faultHook(),
+	}
+}

@@ -1,0 +1,248 @@
+package load
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Target is a running grout.
+type Target struct {
+	address, host, path, key string
+	secure                   bool
+}
+
+// NewTarget takes the address of a server and its internal key.
+func NewTarget(base, key string) (*Target, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("%q is not an http or https address", base)
+	}
+	t := &Target{address: u.Host, host: u.Host, path: strings.TrimRight(u.EscapedPath(), "/") + "/api/usage/ingest", key: key, secure: u.Scheme == "https"}
+	if u.Port() == "" {
+		t.address = net.JoinHostPort(u.Hostname(), u.Scheme)
+	}
+	return t, nil
+}
+
+func (t *Target) dial(ctx context.Context) (net.Conn, error) {
+	if t.secure {
+		return (&tls.Dialer{}).DialContext(ctx, "tcp", t.address)
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", t.address)
+}
+
+// Plan is one kind of load.
+type Plan struct {
+	Events      int           // in each request
+	Connections int           // each has one request under way at most
+	Requests    int64         // to send; 0: as many as fit the duration
+	Warmup      time.Duration // what starts in it is not measured
+	Duration    time.Duration // of measuring, when Requests is 0
+	// Rate is how many requests a second are due, whether or not the server keeps
+	// up; latencies then begin when a request was due. 0: each connection sends
+	// when it has its answer.
+	Rate float64
+}
+
+// Result is what was measured.
+type Result struct {
+	Elapsed   time.Duration
+	Requests  int64 // answered 200, with every event accepted
+	Latencies Histogram
+	Errors    map[string]int64 // everything else, by what it was
+	Missed    int64            // were due, and not sent before the end (Rate)
+	Steal     float64          // share of all processors that the host gave to others; negative: unknown
+	Busy      float64          // share of them that was in use
+}
+
+// Run puts the load on and waits for its end. The error is that of a server that
+// cannot be reached at all; single failures are in the result.
+func Run(ctx context.Context, t *Target, p Plan) (Result, error) {
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("connect to %s: %w", t.address, err)
+	}
+	conn.Close()
+	r := &run{target: t, plan: p}
+	workers := make([]*worker, p.Connections)
+	seed := uint64(time.Now().UnixNano())
+	for i := range workers {
+		workers[i] = &worker{run: r, body: newBody(t, seed+uint64(i), p.Events), errors: map[string]int64{}}
+	}
+	r.begin = time.Now().Add(p.Warmup)
+	r.end = r.begin.Add(p.Duration)
+	var group sync.WaitGroup
+	for _, w := range workers {
+		group.Go(func() { w.work(ctx) })
+	}
+	before := cpuNow()
+	if p.Warmup > 0 {
+		select {
+		case <-time.After(time.Until(r.begin)):
+		case <-ctx.Done():
+		}
+		before = cpuNow()
+	}
+	group.Wait()
+	return r.result(workers, before), ctx.Err()
+}
+
+type run struct {
+	target     *Target
+	plan       Plan
+	begin, end time.Time
+	sent       atomic.Int64
+}
+
+func (r *run) result(workers []*worker, before cpu) Result {
+	now := time.Now()
+	out := Result{Elapsed: now.Sub(r.begin), Errors: map[string]int64{}}
+	out.Steal, out.Busy = cpuNow().since(before)
+	for _, w := range workers {
+		out.Requests += w.requests
+		out.Latencies.Merge(&w.latencies)
+		for what, n := range w.errors {
+			out.Errors[what] += n
+		}
+	}
+	if r.plan.Rate > 0 {
+		due := int64(r.plan.Duration.Seconds() * r.plan.Rate)
+		out.Missed = max(due-r.sent.Load(), 0)
+	}
+	return out
+}
+
+// drainLimit is how long requests that were due are still sent after the end.
+const drainLimit = 5 * time.Second
+
+// next waits until the next request may be sent and gives the instant its latency
+// begins; ok is false at the end.
+func (r *run) next(ctx context.Context) (start time.Time, ok bool) {
+	p, now := &r.plan, time.Now()
+	switch {
+	case ctx.Err() != nil:
+		return now, false
+	case p.Requests > 0:
+		return now, r.sent.Add(1) <= p.Requests
+	case p.Rate <= 0, now.Before(r.begin): // nothing is due while it warms up
+		return now, now.Before(r.end)
+	}
+	n := r.sent.Add(1) - 1
+	start = r.begin.Add(time.Duration(float64(n) / p.Rate * float64(time.Second)))
+	if !start.Before(r.end) || now.After(r.end.Add(drainLimit)) {
+		r.sent.Add(-1)
+		return start, false
+	}
+	if wait := time.Until(start); wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return start, false
+		}
+	}
+	return start, true
+}
+
+// worker is one connection.
+type worker struct {
+	run  *run
+	body *body
+	conn net.Conn
+	in   *bufio.Reader
+	text bytes.Buffer
+
+	requests  int64
+	latencies Histogram
+	errors    map[string]int64
+}
+
+func (w *worker) work(ctx context.Context) {
+	defer func() { w.drop() }()
+	for {
+		w.body.renew()
+		start, ok := w.run.next(ctx)
+		if !ok {
+			return
+		}
+		err := w.exchange(ctx)
+		took := time.Since(start)
+		if start.Before(w.run.begin) {
+			continue
+		}
+		if err != nil {
+			w.errors[err.Error()]++
+			continue
+		}
+		w.requests++
+		w.latencies.Add(took)
+	}
+}
+
+func (w *worker) drop() {
+	if w.conn != nil {
+		w.conn.Close()
+		w.conn = nil
+	}
+}
+
+// answerLimit is how long one answer may take.
+const answerLimit = time.Minute
+
+var (
+	errConnection = errors.New("connection failed")
+	errRefused    = errors.New("not all events were accepted")
+)
+
+// exchange sends the request and reads its answer.
+func (w *worker) exchange(ctx context.Context) error {
+	if w.conn == nil {
+		conn, err := w.run.target.dial(ctx)
+		if err != nil {
+			time.Sleep(10 * time.Millisecond) // a server that is away is not to be flooded
+			return errConnection
+		}
+		w.conn, w.in = conn, bufio.NewReader(conn)
+	}
+	status, err := w.roundTrip()
+	switch {
+	case err != nil:
+		w.drop()
+		return errConnection
+	case status != http.StatusOK:
+		return fmt.Errorf("status %d", status)
+	case !bytes.Contains(w.text.Bytes(), w.body.wanted):
+		return errRefused
+	}
+	return nil
+}
+
+func (w *worker) roundTrip() (status int, err error) {
+	if err := w.conn.SetDeadline(time.Now().Add(answerLimit)); err != nil {
+		return 0, err
+	}
+	if _, err := w.conn.Write(w.body.raw); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(w.in, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	w.text.Reset()
+	_, err = w.text.ReadFrom(resp.Body)
+	if resp.Close {
+		w.drop()
+	}
+	return resp.StatusCode, err
+}
