@@ -235,16 +235,19 @@ func TestPoisonIsIsolated(t *testing.T) {
 		rawGroup(7, []schemas.CommandFrame{order("7")}),
 	}
 	subject := schemas.GroupSubject(0)
+	alone := func(c schemas.CommandFrame) string { // the whole command, as a group of one
+		return string(schemas.AppendGroup(nil, []schemas.CommandFrame{c}))
+	}
 	want := []letter{
-		{schemas.CodePoison, "a", "c-x", subject, "x fail", 1, 0},
-		{schemas.CodePoison, "a", "c-y", subject, "y panic", 1, 0},
-		{schemas.CodeUnknownKind, "a", "c-3", subject, "3", 2, 0},
-		{schemas.CodeUnknownKind, "b", "c-foreign", subject, "3", 2, 0},
-		{schemas.CodeUndecodable, "a", "c-z", subject, "z undecodable", 3, 0},
+		{schemas.CodePoison, "a", "c-x", subject, alone(order("x fail")), 1, 0},
+		{schemas.CodePoison, "a", "c-y", subject, alone(order("y panic")), 1, 0},
+		{schemas.CodeUnknownKind, "a", "c-3", subject, alone(unknown), 2, 0},
+		{schemas.CodeUnknownKind, "b", "c-foreign", subject, alone(foreign), 2, 0},
+		{schemas.CodeUndecodable, "a", "c-z", subject, alone(order("z undecodable")), 3, 0},
 		{schemas.CodeUndecodable, "-", "message-4", subject, "\x09no group", 4, 1},
 		{schemas.CodeUndecodable, "-", "group-5", subject, "\xff\xffone", 5, 0},
 		{schemas.CodeUndecodable, "-", "group-5", subject, "\xff\xfftwo", 5, 0},
-		{schemas.CodePoison, "a", "c-w", subject, "w panic", 6, 0},
+		{schemas.CodePoison, "a", "c-w", subject, alone(order("w panic")), 6, 0},
 	}
 	outcomes := map[string][]string{
 		"group-1": {"done 1", "", "done 2", ""}, "group-2": {"", "done 3", ""}, "group-3": {"", "done 4"},

@@ -125,6 +125,9 @@ func (m *message) letter(frame *schemas.CommandFrame, index uint32, why *schemas
 	n := index
 	if frame != nil {
 		l.AppID, l.Kind = frame.AppID, frame.Kind
+		if frame.Kind != "" { // the whole command, as a group of one, so that it can be sent again
+			l.Original.Data = schemas.AppendGroup(nil, []schemas.CommandFrame{*frame})
+		}
 		if frame.ID != "" {
 			l.Cause, n = schemas.Cause{ID: frame.ID, Source: frame.Source}, 0
 		}

@@ -22,7 +22,7 @@ func ingestUsage(tx *store.Tx, c Command, b *schemas.UsageBatch) (Result, error)
 		}
 	}
 	record := &store.Batch{BatchID: b.BatchID, Made: b.Made, Parts: decideParts(prior, b.Parts, tx.Place(c.Index))}
-	in := ingest{tx: tx, command: c, batch: b, parts: map[string]*store.Part{}}
+	in := ingest{tx: tx, command: c, batch: b, parts: map[string]*store.Part{}, listed: map[string][]schemas.RejectedInBatch{}}
 	for i := range b.Parts {
 		in.parts[b.Parts[i].AppID] = &record.Parts[i]
 	}
@@ -99,7 +99,16 @@ type ingest struct {
 	command Command
 	batch   *schemas.UsageBatch
 	parts   map[string]*store.Part
-	errors  []schemas.EventError
+	errors  []schemas.EventError                 // of all apps, for the answer
+	listed  map[string][]schemas.RejectedInBatch // by app, for the facts
+}
+
+// note lists a refused event, for the answer and for the fact of its app.
+func (in *ingest) note(e schemas.EventError) {
+	in.errors = append(in.errors, e)
+	in.listed[e.AppID] = append(in.listed[e.AppID], schemas.RejectedInBatch{
+		BatchID: in.batch.BatchID, Index: e.Index, EventID: e.EventID, Code: e.Code, Detail: e.Detail,
+	})
 }
 
 func (in *ingest) events() error {
@@ -141,9 +150,7 @@ const batchConflict = "batch_id was used before for other events of this app; no
 
 func (in *ingest) refuse(part *store.Part, e *schemas.UsageEvent, code schemas.Code, detail string) {
 	part.Rejected++
-	if len(in.errors) < schemas.MaxListedErrors {
-		in.errors = append(in.errors, schemas.EventError{Index: e.Index, EventID: e.EventID, AppID: e.AppID, Code: code, Detail: detail})
-	}
+	in.note(schemas.EventError{Index: e.Index, EventID: e.EventID, AppID: e.AppID, Code: code, Detail: detail})
 }
 
 // refused adds what was refused while the request was read.
@@ -160,25 +167,22 @@ func (in *ingest) refused() {
 		case store.PartConflict:
 			e.Code, e.Detail = schemas.CodeBatchConflict, batchConflict
 		}
-		in.errors = append(in.errors, e)
+		in.note(e)
 	}
 	slices.SortStableFunc(in.errors, func(a, b schemas.EventError) int { return cmp.Compare(a.Index, b.Index) })
 	in.errors = in.errors[:min(len(in.errors), schemas.MaxListedErrors)]
+	for app, list := range in.listed { // each by itself: the order of the map is not seen
+		slices.SortStableFunc(list, func(a, b schemas.RejectedInBatch) int { return cmp.Compare(a.Index, b.Index) })
+		in.listed[app] = list[:min(len(list), schemas.MaxListedErrors)]
+	}
 }
 
-// report puts the errors into the record and hands them to usage.rejected.
+// report puts the errors into the record and hands what is listed to usage.rejected.
 func (in *ingest) report(record *store.Batch) {
 	record.Errors = in.errors
-	byApp := map[string][]schemas.RejectedInBatch{}
-	for i := range in.errors {
-		e := &in.errors[i]
-		byApp[e.AppID] = append(byApp[e.AppID], schemas.RejectedInBatch{
-			BatchID: in.batch.BatchID, Index: e.Index, EventID: e.EventID, Code: e.Code, Detail: e.Detail,
-		})
-	}
 	for _, p := range in.batch.Parts {
 		if part := in.parts[p.AppID]; part.Outcome != store.PartReplayed {
-			in.tx.RejectUsage(in.command.Index, p.AppID, int(part.Rejected), byApp[p.AppID])
+			in.tx.RejectUsage(in.command.Index, p.AppID, int(part.Rejected), in.listed[p.AppID])
 		}
 	}
 }

@@ -82,7 +82,8 @@ func TestReadme(t *testing.T) {
 	}
 	for i, b := range blocks {
 		script := strings.NewReplacer(
-			"http://127.0.0.1:8080", p.URL, "go run ./cmd/grout ingest", grout+" ingest --url "+p.URL, "go run ./cmd/grout", grout,
+			"http://127.0.0.1:8080", p.URL, "go run ./cmd/grout ingest", grout+" ingest --url "+p.URL,
+			"go run ./cmd/grout usage", grout+" usage --url "+p.URL, "go run ./cmd/grout", grout,
 		).Replace(string(b[1]))
 		out, err := shell(t, dir, script)
 		if err != nil || strings.Contains(out, `"error_code"`) {

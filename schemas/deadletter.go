@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"strconv"
+	"strings"
 )
 
 // DeadLetter is a command that could not be read or applied, with the whole
@@ -48,6 +49,11 @@ type DeadLetterOriginal struct {
 
 // AppendJSON adds the structured CloudEvent of the letter.
 func (l *DeadLetter) AppendJSON(dst []byte, time int64) []byte {
+	valid := *l // what a damaged frame says may be no text at all
+	l = &valid
+	for _, s := range [...]*string{&l.ID, &l.AppID, &l.Kind, &l.Cause.ID, &l.Cause.Source, &l.Reason, &l.Original.Subject} {
+		*s = strings.ToValidUTF8(*s, "\uFFFD")
+	}
 	app := l.AppID
 	if app == "" {
 		app = "-"

@@ -21,6 +21,7 @@ func (s *Store) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageR
 		return schemas.UsageReport{}, err
 	}
 	sum := summation{q: &q, groups: map[string]*schemas.UsageRow{}, exact: true}
+	q.From, q.To = min(max(q.From, schemas.FirstHour), schemas.LastHour), min(max(q.To, schemas.FirstHour), schemas.LastHour)
 	from, to := uint32(q.From), uint32(q.To)
 	v, err := s.view(q.AppID, from, to, sum.row)
 	if err != nil {

@@ -77,8 +77,13 @@ func TestBench(t *testing.T) {
 func TestBenchFaults(t *testing.T) {
 	clean(t)
 	for _, args := range [][]string{
-		{"--events", "0"}, {"--events", "20001"}, {"--connections", "0"}, {"--duration", "1ms"}, {"--rate", "-1"},
-		{"--url", "http://127.0.0.1:1", "--dir", "x"}, {"--key-file", "x"},
+		{"--events", "0"},
+		{"--events", "20001"},
+		{"--connections", "0"},
+		{"--duration", "1ms"},
+		{"--rate", "-1"},
+		{"--url", "http://127.0.0.1:1", "--dir", "x"},
+		{"--key-file", "x"},
 	} {
 		if code, _, stderr := grout(t, append([]string{"bench"}, args...)...); code != 2 {
 			t.Errorf("%q: exit %d, %s", args, code, stderr)

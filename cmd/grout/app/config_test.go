@@ -46,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	if c.DataDir != "./data" || c.HTTPAddr != "127.0.0.1:8080" || c.NATSListen != "127.0.0.1:4222" || c.AppID != "dev_app" || c.AppTier != "free" {
 		t.Errorf("addresses and names: %+v", c)
 	}
-	if c.Partitions != 1 || c.FoldEvery != 250_000 || c.MaxBodyBytes != 16<<20 || c.CommandBytes != 8<<30 || c.FactBytes != 4<<30 || c.DeadLetterBytes != 256<<20 {
+	if c.Partitions != 1 || c.FoldEvery != 250_000 || c.MaxBodyBytes != 16<<20 || c.UnpackedBytes != 64<<20 || c.CommandBytes != 8<<30 || c.FactBytes != 4<<30 || c.DeadLetterBytes != 256<<20 {
 		t.Errorf("sizes: %+v", c)
 	}
 	if c.WaitLimit != 10*time.Second || c.DuplicateWindow != 100*time.Millisecond {
