@@ -38,9 +38,10 @@ was answered. A request counts when every event of it was answered accepted with
 200, which grout gives for nothing that is not synced to the disk in the command
 stream and in the store; the bench has no other mode.
 
-The figures are those of this machine under this load: the load itself takes a
-share of the processors, which "busy" holds, and what a virtual machine's host
-gave to others is printed beside each line as "steal".
+The figures are those of this machine at this time. Beside each line stands which
+share of its processors was busy, which share this process had of them (own: the
+load, and the throw-away instance), and which share the host of a virtual machine
+gave to others (steal). Where busy is more than own, something else was running.
 
 Without --rate every connection sends its next request when it has its answer
 (closed loop), so a slow answer also slows the load. With --rate the requests are

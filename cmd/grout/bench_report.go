@@ -35,8 +35,9 @@ type benchRun struct {
 	Max         float64          `json:"max_ms"`
 	Errors      map[string]int64 `json:"errors"`
 	Missed      int64            `json:"missed"`
-	Busy        *float64         `json:"busy"`  // share of the processors; null: unknown
-	Steal       *float64         `json:"steal"` // share of the processors
+	Busy        *float64         `json:"busy"`  // share of the processors in use; null: unknown
+	Own         *float64         `json:"own"`   // share of them in use by this process
+	Steal       *float64         `json:"steal"` // share of them given to others by the host
 }
 
 func newBenchRun(p load.Plan, r *load.Result) benchRun {
@@ -52,13 +53,13 @@ func newBenchRun(p load.Plan, r *load.Result) benchRun {
 		Events: p.Events, Connections: p.Connections, Seconds: r.Elapsed.Seconds(), Requests: r.Requests,
 		RequestRate: rate, EventRate: rate * float64(p.Events),
 		P50: ms(r.Latencies.Quantile(.5)), P99: ms(r.Latencies.Quantile(.99)), P999: ms(r.Latencies.Quantile(.999)), Max: ms(r.Latencies.Max()),
-		Errors: r.Errors, Missed: r.Missed, Busy: known(r.Busy), Steal: known(r.Steal),
+		Errors: r.Errors, Missed: r.Missed, Busy: known(r.Shares.Busy), Own: known(r.Shares.Own), Steal: known(r.Shares.Steal),
 	}
 }
 
 const (
-	benchHead = "%12s %6s %11s %11s %9s %9s %9s %7s %6s %6s\n"
-	benchLine = "%12s %6s %11s %11s %9.2f %9.2f %9.2f %7s %6s %6s%s\n"
+	benchHead = "%12s %6s %11s %11s %9s %9s %9s %7s %6s %6s %6s\n"
+	benchLine = "%12s %6s %11s %11s %9.2f %9.2f %9.2f %7s %6s %6s %6s%s\n"
 )
 
 // printHead tells what is measured, and where.
@@ -79,7 +80,7 @@ func (r *benchReport) printHead(w io.Writer) {
 		fmt.Fprintln(w, "warning     this is no disk: nothing survives, and syncing costs nothing; choose another --dir")
 	}
 	fmt.Fprintln(w)
-	fmt.Fprintf(w, benchHead, "events/req", "conns", "req/s", "events/s", "p50 ms", "p99 ms", "p99.9 ms", "errors", "busy", "steal")
+	fmt.Fprintf(w, benchHead, "events/req", "conns", "req/s", "events/s", "p50 ms", "p99 ms", "p99.9 ms", "errors", "busy", "own", "steal")
 }
 
 func (r *benchRun) print(w io.Writer) {
@@ -103,5 +104,5 @@ func (r *benchRun) print(w io.Writer) {
 		note = "  " + strings.Join(notes, ", ")
 	}
 	fmt.Fprintf(w, benchLine, thousands(int64(r.Events)), thousands(int64(r.Connections)), thousands(int64(r.RequestRate)), thousands(int64(r.EventRate)),
-		r.P50, r.P99, r.P999, thousands(failed), share(r.Busy), share(r.Steal), note)
+		r.P50, r.P99, r.P999, thousands(failed), share(r.Busy), share(r.Own), share(r.Steal), note)
 }

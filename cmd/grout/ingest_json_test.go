@@ -210,3 +210,20 @@ func TestIngestOfStandardInput(t *testing.T) {
 		t.Errorf("exit %d, %+v\n%s", code, sum, stderr)
 	}
 }
+
+// A shuffle waits for all of a pipe, however long it is silent.
+func TestShuffleOfStandardInput(t *testing.T) {
+	clean(t)
+	l := newLedger(t)
+	in := stdin(t)
+	go func() {
+		fmt.Fprintln(in, jsonEvent("e1", ""))
+		time.Sleep(idleAfter + 100*time.Millisecond)
+		fmt.Fprintln(in, jsonEvent("e2", ""))
+		in.Close()
+	}()
+	code, sum, stderr := ingestRun(t, "ingest", "-", "--format", "ndjson", "--shuffle", "1", "--url", l.URL, "-o", "json")
+	if code != 0 || sum.Accepted != 2 || sum.Batches != 1 {
+		t.Errorf("exit %d, %+v\n%s", code, sum, stderr)
+	}
+}

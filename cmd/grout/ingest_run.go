@@ -293,6 +293,9 @@ func (in *ingestion) shuffled(next func() (row, error)) ([]row, error) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
+		if errors.Is(err, errIdle) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

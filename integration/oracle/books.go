@@ -22,7 +22,6 @@ type event struct {
 
 	hour  int64
 	nanos int64 // cost
-	junk  string
 }
 
 func (e *event) key() string { return e.AppID + "\x00" + e.EventID }

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -169,11 +170,14 @@ func TestMachine(t *testing.T) {
 	if kind, _ := mountOf("/proc"); kind != "proc" {
 		t.Skipf("/proc is of type %q here", kind)
 	}
-	a := cpu{100, 40, 10}
-	if steal, busy := (cpu{200, 90, 30}).since(a); steal != .2 || busy < .299 || busy > .301 {
-		t.Errorf("steal %f, busy %f", steal, busy)
+	now := time.Now()
+	a := cpu{total: 100, idle: 40, steal: 10, at: now}
+	half := time.Duration(runtime.NumCPU()) * time.Second / 2
+	got := cpu{total: 200, idle: 90, steal: 30, own: half, at: now.Add(time.Second)}.since(a)
+	if got.Steal != .2 || got.Busy < .299 || got.Busy > .301 || got.Own != .5 {
+		t.Errorf("%+v", got)
 	}
-	if steal, busy := a.since(a); steal != -1 || busy != -1 {
-		t.Error("shares of no time are known")
+	if got := a.since(a); got != (Shares{-1, -1, -1}) {
+		t.Errorf("shares of no time are known: %+v", got)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -96,14 +97,24 @@ func syncTime(dir string) (median time.Duration, err error) {
 	return times[len(times)/2], nil
 }
 
-// cpu are the ticks of all processors since the start of the machine.
-type cpu struct{ total, idle, steal uint64 }
+// cpu are the ticks of all processors since the start of the machine, and what
+// this process had of them.
+type cpu struct {
+	total, idle, steal uint64
+	own                time.Duration
+	at                 time.Time
+}
 
-// cpuNow reads the first line of /proc/stat; zero where there is none.
+// cpuNow reads the first line of /proc/stat; without ticks where there is none.
 func cpuNow() (c cpu) {
+	c.at = time.Now()
+	var usage syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &usage) == nil {
+		c.own = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	}
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
-		return cpu{}
+		return c
 	}
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	for i, field := range strings.Fields(string(line)) {
@@ -121,12 +132,23 @@ func cpuNow() (c cpu) {
 	return c
 }
 
-// since gives the shares of the time between two readings, -1 when unknown.
-func (c cpu) since(before cpu) (steal, busy float64) {
-	total := float64(c.total - before.total)
-	if c.total <= before.total {
-		return -1, -1
+// Shares are parts of the time of all processors; negative ones are unknown.
+type Shares struct {
+	Busy  float64 // in use, by whomever
+	Own   float64 // in use by this process
+	Steal float64 // given to others by the host
+}
+
+// since gives the shares of the time between two readings.
+func (c cpu) since(before cpu) Shares {
+	s := Shares{-1, -1, -1}
+	if took := c.at.Sub(before.at); took > 0 {
+		s.Own = float64(c.own-before.own) / float64(took) / float64(runtime.NumCPU())
 	}
-	steal = float64(c.steal-before.steal) / total
-	return steal, 1 - float64(c.idle-before.idle)/total - steal
+	if c.total > before.total {
+		total := float64(c.total - before.total)
+		s.Steal = float64(c.steal-before.steal) / total
+		s.Busy = 1 - float64(c.idle-before.idle)/total - s.Steal
+	}
+	return s
 }

@@ -62,8 +62,7 @@ type Result struct {
 	Latencies Histogram
 	Errors    map[string]int64 // everything else, by what it was
 	Missed    int64            // were due, and not sent before the end (Rate)
-	Steal     float64          // share of all processors that the host gave to others; negative: unknown
-	Busy      float64          // share of them that was in use
+	Shares    Shares           // of the processors
 }
 
 // Run puts the load on and waits for its end. The error is that of a server that
@@ -108,7 +107,7 @@ type run struct {
 func (r *run) result(workers []*worker, before cpu) Result {
 	now := time.Now()
 	out := Result{Elapsed: now.Sub(r.begin), Errors: map[string]int64{}}
-	out.Steal, out.Busy = cpuNow().since(before)
+	out.Shares = cpuNow().since(before)
 	for _, w := range workers {
 		out.Requests += w.requests
 		out.Latencies.Merge(&w.latencies)
