@@ -56,7 +56,6 @@ With --url, what is sent stays in that server: use one that you can throw away.`
 	}
 	f := cmd.Flags()
 	app.AddFlags(f, "data_dir")
-	_ = f.MarkHidden("data-dir")
 	f.StringVar(&o.url, "url", "", "address of a running server (default: a throw-away instance)")
 	f.StringVar(&o.keyFile, "key-file", "", "with --url: file with the internal key")
 	f.StringVar(&o.dir, "dir", "", "directory on the disk to measure (default: the one for temporary files)")
