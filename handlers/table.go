@@ -40,6 +40,7 @@ func NewTable() *Table {
 	On(t, schemas.UsageIngest, ingestUsage)
 	On(t, schemas.UsageVoid, voidUsage)
 	On(t, schemas.UsageAmend, amendUsage)
+	On(t, schemas.ClockSet, setClock)
 	return t
 }
 

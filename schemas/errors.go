@@ -22,6 +22,7 @@ const (
 	CodeBatchConflict    Code = "BATCH_CONFLICT"
 	CodeEventVoided      Code = "EVENT_VOIDED"
 	CodeEventExpired     Code = "EVENT_EXPIRED"
+	CodeClockJump        Code = "CLOCK_JUMP"
 	CodeUnavailable      Code = "SERVICE_UNAVAILABLE"
 	CodeNotConfigured    Code = "NOT_CONFIGURED"
 	CodeTimeout          Code = "REQUEST_TIMEOUT"

@@ -55,6 +55,8 @@ var (
 	UsageVoided  = Fact[UsageAdjustedData]("usage.voided")
 	UsageAmended = Fact[UsageAdjustedData]("usage.amended")
 
+	ClockSet = Command[ClockChange]("clock.set")
+
 	CommandRefused = Fact[CommandRefusedData]("command.refused")
 )
 

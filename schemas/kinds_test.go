@@ -20,6 +20,7 @@ func ExampleCommandKinds() {
 	// command usage.ingest ai.mozaiks.usage.ingest.v1
 	// command usage.void ai.mozaiks.usage.void.v1
 	// command usage.amend ai.mozaiks.usage.amend.v1
+	// command clock.set ai.mozaiks.clock.set.v1
 	// fact usage.recorded ai.mozaiks.usage.recorded.v1
 	// fact usage.rejected ai.mozaiks.usage.rejected.v1
 	// fact usage.voided ai.mozaiks.usage.voided.v1

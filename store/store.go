@@ -303,6 +303,13 @@ func (s *Store) Checkpoint() schemas.Checkpoint {
 	return s.applied.Checkpoint
 }
 
+// Now is handler time: the greatest instant at which an applied command was taken.
+func (s *Store) Now() int64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.applied.Now
+}
+
 // FoldEvery is what was fixed when the file was made.
 func (s *Store) FoldEvery() int { return s.opts.FoldEvery }
 

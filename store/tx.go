@@ -197,6 +197,9 @@ func (tx *Tx) Command(c *schemas.CommandFrame) int64 {
 	return tx.applied.Now
 }
 
+// SetNow moves handler time, also back.
+func (tx *Tx) SetNow(to int64) { tx.applied.Now = to }
+
 // Place tells where the command with the given index of the message stands.
 func (tx *Tx) Place(index uint32) Place { return Place{tx.message.Seq, index} }
 

@@ -154,5 +154,5 @@ func forget(b *schemas.ParsedBatch) {
 // not meet again.
 func unavailableError(err error) bool {
 	var known *schemas.Error
-	return errors.As(err, &known) && known.Code == schemas.CodeUnavailable
+	return errors.As(err, &known) && statusOf[known.Code] == http.StatusServiceUnavailable
 }

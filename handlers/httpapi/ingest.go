@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -177,6 +178,10 @@ func await(ctx context.Context, req ingestRequest, waiting []Pending, async bool
 }
 
 func submitError(err error) error {
+	var known *schemas.Error
+	if errors.As(err, &known) && statusOf[known.Code] == http.StatusServiceUnavailable {
+		return err // it says itself why
+	}
 	if errors.Is(err, ErrBusy) {
 		return unavailable("Too many commands are waiting; try again", err)
 	}

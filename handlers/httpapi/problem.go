@@ -33,6 +33,7 @@ var statusOf = map[schemas.Code]int{
 	schemas.CodeEventExpired:     http.StatusGone,
 	schemas.CodeTotalBelowSum:    http.StatusUnprocessableEntity,
 	schemas.CodeUnavailable:      http.StatusServiceUnavailable,
+	schemas.CodeClockJump:        http.StatusServiceUnavailable,
 	schemas.CodeNotConfigured:    http.StatusServiceUnavailable,
 	schemas.CodeTimeout:          http.StatusRequestTimeout,
 	schemas.CodeInternal:         http.StatusInternalServerError,
@@ -86,7 +87,7 @@ func (s *Server) refuse(c echo.Context, err error) {
 	switch p.Code {
 	case schemas.CodeUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
-	case schemas.CodeUnavailable:
+	case schemas.CodeUnavailable, schemas.CodeClockJump:
 		h.Set("Retry-After", retryAfterSeconds)
 	}
 	// A broken connection is all that can go wrong, and nobody is left to be told.

@@ -62,6 +62,7 @@ type Config struct {
 	CommandAge      time.Duration // of applied commands that are trimmed
 
 	origins map[string]string
+	now     func() time.Time // the wall clock; nil is time.Now
 }
 
 // InProduction says whether ENV is production, in whatever case it is written.

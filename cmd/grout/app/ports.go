@@ -43,6 +43,9 @@ func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, 
 		return nil, errNotWorking
 	}
 	p := n.partitions[number]
+	if why := c.clock.jumped(p.store.Now()); why != "" {
+		return nil, schemas.Errorf(schemas.CodeClockJump, "%s", why)
+	}
 	if why := p.behind(); why != "" {
 		return nil, fmt.Errorf("%w: %s", httpapi.ErrBusy, why)
 	}
@@ -148,6 +151,11 @@ func (h *health) Ready() (bool, string) {
 	n := h.current.Load()
 	if n == nil {
 		return false, "the store and the bus are being opened"
+	}
+	for _, p := range n.partitions {
+		if why := h.clock.jumped(p.store.Now()); why != "" {
+			return false, why
+		}
 	}
 	return n.ready()
 }

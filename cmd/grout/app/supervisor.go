@@ -33,12 +33,13 @@ type supervisor struct {
 	logger   *slog.Logger
 	announce func(*node)
 	registry *prometheus.Registry
+	clock    *wallClock
 	current  atomic.Pointer[node]
 	heals    atomic.Int64
 }
 
 func newSupervisor(cfg Config, logger *slog.Logger, announce func(*node)) *supervisor {
-	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry()}
+	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry(), clock: newWallClock(cfg.clock(), uptime)}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s))
 	return s
 }
@@ -103,6 +104,6 @@ func (s *supervisor) apiOptions(listener net.Listener) httpapi.Options {
 		InternalKeys: s.cfg.InternalKeys.Values, ServiceKeys: s.cfg.ServiceKeys.Values,
 		Partitions: s.cfg.Partitions, MaxBodyBytes: s.cfg.MaxBodyBytes, MaxUnpackedBytes: s.cfg.UnpackedBytes, WaitLimit: s.cfg.WaitLimit, Version: Version(),
 		Commands: (*commands)(s), Reads: (*reads)(s), Health: (*health)(s),
-		Logger: s.logger, Registry: s.registry, Now: time.Now, Fault: faultHook(),
+		Logger: s.logger, Registry: s.registry, Now: s.cfg.clock(), Fault: faultHook(),
 	}
 }
