@@ -155,16 +155,15 @@ func Snapshots(dir string) ([]Snapshot, error) {
 	return list, errors.Join(faults...)
 }
 
-// PruneSnapshots removes all but the newest keep, and what was left half written.
+// PruneSnapshots removes all but the newest keep, and what was left half written. A
+// snapshot whose manifest cannot be read stays for people to look at; it is not
+// among those that are kept.
 func PruneSnapshots(dir string, keep int) error {
-	list, err := Snapshots(dir)
-	if err != nil {
-		return err // a manifest that cannot be read is for people to look at
-	}
-	known := map[string]bool{}
+	list, _ := Snapshots(dir)
+	old := map[string]bool{}
 	for i, p := range list {
-		if i < keep {
-			known[p.Path], known[p.manifest()] = true, true
+		if i >= keep {
+			old[p.Path], old[p.manifest()] = true, true
 		}
 	}
 	entries, err := os.ReadDir(dir)
@@ -179,12 +178,17 @@ func PruneSnapshots(dir string, keep int) error {
 	for _, suffix := range []string{snapshotManifest, snapshotFile, snapshotPart} {
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
-			if strings.HasSuffix(path, suffix) && !known[path] {
+			if strings.HasSuffix(path, suffix) && (old[path] || suffix == snapshotPart || suffix == snapshotFile && !hasManifest(path)) {
 				faults = append(faults, os.Remove(path))
 			}
 		}
 	}
 	return errors.Join(faults...)
+}
+
+func hasManifest(path string) bool {
+	_, err := os.Stat(strings.TrimSuffix(path, snapshotFile) + snapshotManifest)
+	return err == nil
 }
 
 // RestoreSnapshot puts a copy of the snapshot at path, whole or not at all.

@@ -117,9 +117,12 @@ func (k *keeper) trimStream(ctx context.Context) error {
 	if int64(commands.Bytes) < k.bytes/2 && (commands.Earliest.IsZero() || time.Since(commands.Earliest) < k.age) {
 		return nil
 	}
-	list, err := store.Snapshots(k.dir)
-	if err != nil || len(list) < keptSnapshots {
+	list, err := store.Snapshots(k.dir) // an error beside them is told, and they are used
+	if len(list) < keptSnapshots {
 		return err
+	}
+	if err != nil {
+		k.logger.Warn("snapshots cannot all be read", "error", err)
 	}
 	for i := range keptSnapshots {
 		if err := list[i].Check(ctx); err != nil {
