@@ -22,6 +22,16 @@ type event struct {
 
 	hour  int64
 	nanos int64 // cost
+
+	corrected bool   // by one correction, at most
+	now       counts // what it counts for, original or corrected
+}
+
+// counts are what an event adds to the sums.
+type counts struct{ events, input, output, total, nanos int64 }
+
+func (e *event) original() counts {
+	return counts{1, e.InputTokens, e.OutputTokens, e.TotalTokens, e.nanos}
 }
 
 func (e *event) key() string { return e.AppID + "\x00" + e.EventID }
@@ -145,6 +155,7 @@ func (b *books) answered(r *request, a *answer) {
 	b.v.Duplicates += len(r.repeated)
 	b.v.Rejected += rejected
 	for _, e := range r.fresh {
+		e.now = e.original()
 		b.counted[e.key()] = e
 		b.order = append(b.order, e)
 		b.perApp[e.AppID]++
@@ -176,8 +187,8 @@ func (b *books) verdict() *Verdict {
 	v := b.v
 	v.Events = len(b.counted)
 	for _, e := range b.counted {
-		v.InputTokens += e.InputTokens
-		v.OutputTokens += e.OutputTokens
+		v.InputTokens += e.now.input
+		v.OutputTokens += e.now.output
 	}
 	v.Faults = append([]string{}, b.problems...)
 	return &v

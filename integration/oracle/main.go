@@ -77,6 +77,8 @@ type Verdict struct {
 	Events       int      `json:"events"`
 	Duplicates   int      `json:"duplicates"`
 	Rejected     int      `json:"rejected"`
+	Voided       int      `json:"voided"`
+	Amended      int      `json:"amended"`
 	InputTokens  int64    `json:"input_tokens"`
 	OutputTokens int64    `json:"output_tokens"`
 	Reads        int      `json:"reads_during_the_run"`

@@ -104,7 +104,13 @@ func (c *campaign) run(ctx context.Context) error {
 
 // send sends one request after another, each until it is answered.
 func (c *campaign) send(ctx, sending context.Context) {
-	for sending.Err() == nil {
+	for n := 1; sending.Err() == nil; n++ {
+		if n%8 == 0 {
+			if k := c.books.nextCorrection(); k != nil {
+				c.correct(ctx, k)
+				continue
+			}
+		}
 		r := c.books.next()
 		for ctx.Err() == nil {
 			r.tries++
