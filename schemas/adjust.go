@@ -62,7 +62,7 @@ func (v *EventVoid) EncodePayload(dst []byte) []byte {
 
 // DecodePayload reads what EncodePayload wrote. Texts point into src.
 func (v *EventVoid) DecodePayload(src []byte) error {
-	r := wireReader{b: src}
+	r := Wire{B: src}
 	v.EventID, v.Reason = r.adjustment()
 	return r.end()
 }
@@ -84,41 +84,41 @@ func (a *EventAmendment) EncodePayload(dst []byte) []byte {
 
 // DecodePayload reads what EncodePayload wrote. Texts point into src.
 func (a *EventAmendment) DecodePayload(src []byte) error {
-	r := wireReader{b: src}
+	r := Wire{B: src}
 	a.EventID, a.Reason = r.adjustment()
-	a.Values = UsageValues{Given: UsageFields(r.byte())}
+	a.Values = UsageValues{Given: UsageFields(r.Byte())}
 	if a.Values.Given == 0 || a.Values.Given&^givenAll != 0 {
-		r.fail()
+		r.Fail()
 	}
 	for i, n := range a.Values.each() {
 		if a.Values.Given&(1<<i) == 0 {
 			continue
 		}
-		if *n = int64(r.uvarint()); *n < 0 || *n > MaxCostNanos { // the widest range there is
-			r.fail()
+		if *n = int64(r.Uvarint()); *n < 0 || *n > MaxCostNanos { // the widest range there is
+			r.Fail()
 		}
 	}
 	return r.end()
 }
 
 // adjustment reads what both payloads begin with.
-func (r *wireReader) adjustment() (eventID, reason string) {
-	if r.byte() != 1 {
-		r.fail()
+func (r *Wire) adjustment() (eventID, reason string) {
+	if r.Byte() != 1 {
+		r.Fail()
 	}
-	eventID, reason = r.text(), r.text()
+	eventID, reason = r.Text(), r.Text()
 	if eventID == "" {
-		r.fail()
+		r.Fail()
 	}
 	return eventID, reason
 }
 
 // end is the fault of the whole form: bytes behind it are one.
-func (r *wireReader) end() error {
-	if r.err == nil && len(r.b) > 0 {
-		r.fail()
+func (r *Wire) end() error {
+	if r.Err == nil && len(r.B) > 0 {
+		r.Fail()
 	}
-	return r.err
+	return r.Err
 }
 
 // EventStatus tells what an event in the log counts for.

@@ -15,13 +15,13 @@ func (c *ClockChange) EncodePayload(dst []byte) []byte {
 
 // DecodePayload reads what EncodePayload wrote.
 func (c *ClockChange) DecodePayload(src []byte) error {
-	r := wireReader{b: src}
-	if r.byte() != 1 {
-		r.fail()
+	r := Wire{B: src}
+	if r.Byte() != 1 {
+		r.Fail()
 	}
-	c.To = r.varint()
-	if r.err == nil && len(r.b) > 0 {
-		r.fail()
+	c.To = r.Varint()
+	if r.Err == nil && len(r.B) > 0 {
+		r.Fail()
 	}
-	return r.err
+	return r.Err
 }

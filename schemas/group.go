@@ -77,38 +77,38 @@ func (c *CommandFrame) FrameSize() int {
 // A frame that cannot be read gives a command with no kind, so that its
 // neighbours can still be applied; only a broken list is an error.
 func DecodeGroup(data []byte) ([]CommandFrame, error) {
-	r := wireReader{b: data}
-	if form := r.byte(); r.err == nil && form != GroupForm {
+	r := Wire{B: data}
+	if form := r.Byte(); r.Err == nil && form != GroupForm {
 		return nil, ErrGroupForm
 	}
-	n := r.count(1)
+	n := r.Count(1)
 	if n > MaxGroupCommands { // a frame may be one byte, a command is many
-		r.fail()
-		return nil, r.err
+		r.Fail()
+		return nil, r.Err
 	}
 	commands := make([]CommandFrame, n)
 	for i := range commands {
-		frame := r.bytes(r.uvarint())
-		if r.err != nil {
-			return nil, r.err
+		frame := r.Bytes(r.Uvarint())
+		if r.Err != nil {
+			return nil, r.Err
 		}
 		commands[i].decode(frame)
 	}
-	if r.err == nil && len(r.b) > 0 {
-		r.fail()
+	if r.Err == nil && len(r.B) > 0 {
+		r.Fail()
 	}
-	return commands, r.err
+	return commands, r.Err
 }
 
 func (c *CommandFrame) decode(frame []byte) {
-	f := wireReader{b: frame}
+	f := Wire{B: frame}
 	*c = CommandFrame{
-		Kind: f.text(), AppID: f.text(), ID: f.text(), Source: f.text(),
-		Time: f.varint(), Accepted: f.varint(),
-		CorrelationID: f.text(), TraceParent: f.text(),
+		Kind: f.Text(), AppID: f.Text(), ID: f.Text(), Source: f.Text(),
+		Time: f.Varint(), Accepted: f.Varint(),
+		CorrelationID: f.Text(), TraceParent: f.Text(),
 	}
-	c.Payload = f.b
-	if f.err != nil {
+	c.Payload = f.B
+	if f.Err != nil {
 		*c = CommandFrame{Payload: frame}
 	}
 }

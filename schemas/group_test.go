@@ -143,16 +143,16 @@ func TestBrokenGroups(t *testing.T) {
 		data []byte
 		want error
 	}{
-		"nothing":           {nil, errTruncated},
+		"nothing":           {nil, ErrDamaged},
 		"another form":      {append([]byte{GroupForm + 1}, whole[1:]...), ErrGroupForm},
 		"form 0":            {[]byte{0}, ErrGroupForm},
 		"JSON":              {[]byte(`{"specversion":"1.0"}`), ErrGroupForm},
-		"no count":          {[]byte{GroupForm}, errTruncated},
-		"2^40 commands":     {binary.AppendUvarint([]byte{GroupForm}, 1<<40), errTruncated},
-		"2^64-1 commands":   {binary.AppendUvarint([]byte{GroupForm}, math.MaxUint64), errTruncated},
-		"more than allowed": {append(binary.AppendUvarint([]byte{GroupForm}, MaxGroupCommands+1), make([]byte, MaxGroupCommands+1)...), errTruncated},
-		"cut":               {whole[:len(whole)-1], errTruncated},
-		"longer":            {append(bytes.Clone(whole), 0), errTruncated},
+		"no count":          {[]byte{GroupForm}, ErrDamaged},
+		"2^40 commands":     {binary.AppendUvarint([]byte{GroupForm}, 1<<40), ErrDamaged},
+		"2^64-1 commands":   {binary.AppendUvarint([]byte{GroupForm}, math.MaxUint64), ErrDamaged},
+		"more than allowed": {append(binary.AppendUvarint([]byte{GroupForm}, MaxGroupCommands+1), make([]byte, MaxGroupCommands+1)...), ErrDamaged},
+		"cut":               {whole[:len(whole)-1], ErrDamaged},
+		"longer":            {append(bytes.Clone(whole), 0), ErrDamaged},
 	} {
 		if _, err := DecodeGroup(c.data); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)

@@ -28,20 +28,20 @@ func (o *IngestOutcome) Append(dst []byte) []byte {
 
 // Decode reads what Append wrote. Texts point into src.
 func (o *IngestOutcome) Decode(src []byte) error {
-	r := wireReader{b: src}
-	if r.byte() != 1 {
-		r.fail()
+	r := Wire{B: src}
+	if r.Byte() != 1 {
+		r.Fail()
 	}
-	flags := r.byte()
+	flags := r.Byte()
 	*o = IngestOutcome{
 		Replayed: flags&1 != 0, Conflict: flags&2 != 0,
-		Accepted: int(r.uint32()), Duplicates: int(r.uint32()), Rejected: int(r.uint32()),
+		Accepted: int(r.Uint32()), Duplicates: int(r.Uint32()), Rejected: int(r.Uint32()),
 		Errors: r.eventErrors(),
 	}
-	if r.err == nil && len(r.b) > 0 {
-		r.fail()
+	if r.Err == nil && len(r.B) > 0 {
+		r.Fail()
 	}
-	return r.err
+	return r.Err
 }
 
 // Merge adds the outcome of another part of the same request.
@@ -82,11 +82,11 @@ func (o *CommandOutcome) Append(dst []byte) []byte {
 
 // Decode reads what Append wrote. Texts and body point into src.
 func (o *CommandOutcome) Decode(src []byte) error {
-	r := wireReader{b: src}
-	if r.byte() != 2 {
-		r.fail()
+	r := Wire{B: src}
+	if r.Byte() != 2 {
+		r.Fail()
 	}
-	*o = CommandOutcome{Code: Code(r.text()), Detail: r.text(), Body: r.bytes(r.uvarint())}
+	*o = CommandOutcome{Code: Code(r.Text()), Detail: r.Text(), Body: r.Bytes(r.Uvarint())}
 	return r.end()
 }
 
@@ -104,16 +104,16 @@ func AppendReplies(dst []byte, outcomes [][]byte) []byte {
 
 // DecodeReplies reads what AppendReplies wrote. The outcomes point into src.
 func DecodeReplies(src []byte) ([][]byte, error) {
-	r := wireReader{b: src}
-	if r.byte() != 1 {
-		r.fail()
+	r := Wire{B: src}
+	if r.Byte() != 1 {
+		r.Fail()
 	}
-	outcomes := make([][]byte, r.count(1))
+	outcomes := make([][]byte, r.Count(1))
 	for i := range outcomes {
-		outcomes[i] = r.bytes(r.uvarint())
+		outcomes[i] = r.Bytes(r.Uvarint())
 	}
-	if r.err == nil && len(r.b) > 0 {
-		r.fail()
+	if r.Err == nil && len(r.B) > 0 {
+		r.Fail()
 	}
-	return outcomes, r.err
+	return outcomes, r.Err
 }

@@ -149,58 +149,58 @@ func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base, next int64) []
 // DecodeUsageBlock adds the events of a block to events and returns what follows
 // the block. Texts point into src, but for UUIDs.
 func DecodeUsageBlock(src []byte, events []UsageEvent) ([]UsageEvent, []byte, error) {
-	r := wireReader{b: src}
+	r := Wire{B: src}
 	events, err := r.usageBlock(events)
-	return events, r.b, err
+	return events, r.B, err
 }
 
-func (r *wireReader) usageBlock(events []UsageEvent) ([]UsageEvent, error) {
-	if r.byte() != usageBlockForm {
-		r.fail()
-		return events, r.err
+func (r *Wire) usageBlock(events []UsageEvent) ([]UsageEvent, error) {
+	if r.Byte() != usageBlockForm {
+		r.Fail()
+		return events, r.Err
 	}
-	texts := make([]string, r.count(1))
+	texts := make([]string, r.Count(1))
 	for i := range texts {
-		texts[i] = r.text()
+		texts[i] = r.Text()
 	}
-	base := r.varint()
-	n := r.count(8)
+	base := r.Varint()
+	n := r.Count(8)
 	events = slices.Grow(events, n)
 	uuids := make([]byte, 0, 36*n) // one allocation for all; grown by nobody, so views stay valid
 	next := int64(0)
 	for range n {
 		var e UsageEvent
 		uuids = r.usageRow(&e, texts, base, next, uuids)
-		if r.err != nil {
-			return events, r.err
+		if r.Err != nil {
+			return events, r.Err
 		}
 		next = int64(e.Index) + 1
 		events = append(events, e)
 	}
-	return events, r.err
+	return events, r.Err
 }
 
-func (r *wireReader) usageRow(e *UsageEvent, texts []string, base, next int64, uuids []byte) []byte {
-	flags := r.uvarint()
-	index := next + r.varint()
+func (r *Wire) usageRow(e *UsageEvent, texts []string, base, next int64, uuids []byte) []byte {
+	flags := r.Uvarint()
+	index := next + r.Varint()
 	if index < 0 || index > math.MaxUint32 {
-		r.fail()
+		r.Fail()
 	}
 	e.Index = uint32(index)
 	if flags&rowUUID != 0 {
-		if id := r.bytes(16); id != nil {
+		if id := r.Bytes(16); id != nil {
 			at := len(uuids)
 			uuids = appendUUID(uuids, id)
 			e.EventID = viewString(uuids[at:])
 		}
 	} else {
-		e.EventID = r.text()
+		e.EventID = r.Text()
 	}
-	e.Timestamp = base + r.varint()
+	e.Timestamp = base + r.Varint()
 	ref := func() string {
-		i := r.uvarint()
+		i := r.Uvarint()
 		if i >= uint64(len(texts)) {
-			r.fail()
+			r.Fail()
 			return ""
 		}
 		return texts[i]
@@ -211,22 +211,22 @@ func (r *wireReader) usageRow(e *UsageEvent, texts []string, base, next int64, u
 			*s = ref()
 		}
 	}
-	e.InputTokens, e.OutputTokens = int64(r.uvarint()), int64(r.uvarint())
+	e.InputTokens, e.OutputTokens = int64(r.Uvarint()), int64(r.Uvarint())
 	e.TotalTokens = e.InputTokens + e.OutputTokens
 	if flags&rowTotal != 0 {
-		e.TotalTokens = int64(r.uvarint())
+		e.TotalTokens = int64(r.Uvarint())
 	}
 	for i, n := range [...]*int64{&e.CachedTokens, &e.ReasoningTokens, &e.Cost} {
 		if flags&(rowCachedTokens<<i) != 0 {
-			*n = int64(r.uvarint())
+			*n = int64(r.Uvarint())
 		}
 	}
 	if flags&rowDuration != 0 {
-		e.DurationSec = r.float()
+		e.DurationSec = r.Float()
 	}
 	e.Cached = flags&rowCached != 0
 	if flags&rowMetadata != 0 {
-		e.Metadata = r.bytes(r.uvarint())
+		e.Metadata = r.Bytes(r.Uvarint())
 	}
 	return uuids
 }
@@ -248,30 +248,30 @@ func (b *UsageBatch) EncodePayload(dst []byte) []byte {
 
 // DecodePayload reads what EncodePayload wrote. Texts point into src.
 func (b *UsageBatch) DecodePayload(src []byte) error {
-	r := wireReader{b: src}
-	if r.byte() != 1 {
-		r.fail()
+	r := Wire{B: src}
+	if r.Byte() != 1 {
+		r.Fail()
 	}
-	b.Made = r.byte() == 1
-	b.BatchID = r.text()
-	n := r.count(18)
+	b.Made = r.Byte() == 1
+	b.BatchID = r.Text()
+	n := r.Count(18)
 	b.Parts = make([]BatchPart, 0, n)
 	for range n {
-		p := BatchPart{AppID: r.text()}
-		copy(p.Digest[:], r.bytes(16))
-		p.Rejected = r.uint32()
+		p := BatchPart{AppID: r.Text()}
+		copy(p.Digest[:], r.Bytes(16))
+		p.Rejected = r.Uint32()
 		b.Parts = append(b.Parts, p)
 	}
-	if r.err != nil {
-		return r.err
+	if r.Err != nil {
+		return r.Err
 	}
 	b.Events, _ = r.usageBlock(b.Events[:0])
 	b.Rejected = r.eventErrors()
-	if r.err == nil && len(r.b) > 0 {
-		r.fail()
+	if r.Err == nil && len(r.B) > 0 {
+		r.Fail()
 	}
-	if r.err != nil {
-		return r.err
+	if r.Err != nil {
+		return r.Err
 	}
 	b.print()
 	return nil
@@ -302,14 +302,14 @@ func appendEventErrors(dst []byte, list []EventError) []byte {
 	return dst
 }
 
-func (r *wireReader) eventErrors() []EventError {
-	n := r.count(5)
+func (r *Wire) eventErrors() []EventError {
+	n := r.Count(5)
 	if n == 0 {
 		return nil
 	}
 	list := make([]EventError, 0, n)
 	for range n {
-		list = append(list, EventError{Index: r.uint32(), EventID: r.text(), AppID: r.text(), Code: Code(r.text()), Detail: r.text()})
+		list = append(list, EventError{Index: r.Uint32(), EventID: r.Text(), AppID: r.Text(), Code: Code(r.Text()), Detail: r.Text()})
 	}
 	return list
 }

@@ -6,88 +6,102 @@ import (
 	"math"
 )
 
-// errTruncated is what every decoder of a stored form says of bytes that end
-// early or claim more than they hold.
-var errTruncated = errors.New("stored form is truncated or damaged")
+// ErrDamaged is what every decoder of a stored form says of bytes that end early
+// or claim more than they hold.
+var ErrDamaged = errors.New("stored form is truncated or damaged")
 
-// wireReader reads the varint forms of this package. The first fault sticks, so
-// a decoder may check once at its end; lengths are checked before they are used.
-type wireReader struct {
-	b   []byte
-	err error
+// Wire reads the varint forms in which things are stored. The first fault sticks,
+// so a decoder may check once at its end; lengths are checked before they are used.
+type Wire struct {
+	B   []byte // what is left
+	Err error
 }
 
-func (r *wireReader) fail() {
-	if r.err == nil {
-		r.err = errTruncated
+// Fail notes that the bytes are no form.
+func (r *Wire) Fail() {
+	if r.Err == nil {
+		r.Err = ErrDamaged
 	}
-	r.b = nil
+	r.B = nil
 }
 
-func (r *wireReader) uvarint() uint64 {
-	v, n := binary.Uvarint(r.b)
+// Form reads the version of a form, which must be the one that is known.
+func (r *Wire) Form(known byte) {
+	if r.Byte() != known {
+		r.Fail()
+	}
+}
+
+// Uvarint reads a number.
+func (r *Wire) Uvarint() uint64 {
+	v, n := binary.Uvarint(r.B)
 	if n <= 0 {
-		r.fail()
+		r.Fail()
 		return 0
 	}
-	r.b = r.b[n:]
+	r.B = r.B[n:]
 	return v
 }
 
-func (r *wireReader) varint() int64 {
-	v, n := binary.Varint(r.b)
+// Varint reads a number with a sign.
+func (r *Wire) Varint() int64 {
+	v, n := binary.Varint(r.B)
 	if n <= 0 {
-		r.fail()
+		r.Fail()
 		return 0
 	}
-	r.b = r.b[n:]
+	r.B = r.B[n:]
 	return v
 }
 
-func (r *wireReader) bytes(n uint64) []byte {
-	if n > uint64(len(r.b)) {
-		r.fail()
+// Bytes takes n bytes, which are those that are read, not a copy.
+func (r *Wire) Bytes(n uint64) []byte {
+	if n > uint64(len(r.B)) {
+		r.Fail()
 		return nil
 	}
-	v := r.b[:n:n]
-	r.b = r.b[n:]
+	v := r.B[:n:n]
+	r.B = r.B[n:]
 	return v
 }
 
-func (r *wireReader) byte() byte {
-	if len(r.b) == 0 {
-		r.fail()
+// Byte takes one byte.
+func (r *Wire) Byte() byte {
+	if len(r.B) == 0 {
+		r.Fail()
 		return 0
 	}
-	v := r.b[0]
-	r.b = r.b[1:]
+	v := r.B[0]
+	r.B = r.B[1:]
 	return v
 }
 
-// text points into the bytes that are read.
-func (r *wireReader) text() string { return viewString(r.bytes(r.uvarint())) }
+// Text reads a length and a text, which points into the bytes that are read.
+func (r *Wire) Text() string { return viewString(r.Bytes(r.Uvarint())) }
 
-// count reads a number of items that take at least size bytes each.
-func (r *wireReader) count(size int) int {
-	n := r.uvarint()
-	if n > uint64(len(r.b)/size) {
-		r.fail()
+// Count reads a number of items that take at least size bytes each.
+func (r *Wire) Count(size int) int {
+	n := r.Uvarint()
+	if n > uint64(len(r.B)/size) {
+		r.Fail()
 		return 0
 	}
 	return int(n)
 }
 
-func (r *wireReader) uint32() uint32 {
-	n := r.uvarint()
+// Uint32 reads a number of at most 32 bits.
+func (r *Wire) Uint32() uint32 {
+	n := r.Uvarint()
 	if n > math.MaxUint32 {
-		r.fail()
+		r.Fail()
 		return 0
 	}
 	return uint32(n)
 }
 
-func (r *wireReader) float() float64 {
-	b := r.bytes(8)
+// Float takes 8 bytes.
+func (r *Wire) Float() float64 {
+	b := r.Bytes(8)
 	if b == nil {
 		return 0
 	}

@@ -44,22 +44,22 @@ func (a *Adjustment) append(b []byte) []byte {
 }
 
 func parseAdjustment(v []byte) (*Adjustment, error) {
-	r := reader{b: v}
-	r.form(1)
-	status := int(r.byte())
+	r := newReader(v)
+	r.Form(1)
+	status := int(r.Byte())
 	if status >= len(adjustmentStatuses) {
-		r.fail()
+		r.Fail()
 		status = 0
 	}
 	a := &Adjustment{
-		Status: adjustmentStatuses[status], AppID: r.text(), EventID: r.text(), Hour: uint32(r.uvarint()),
+		Status: adjustmentStatuses[status], AppID: r.text(), EventID: r.text(), Hour: uint32(r.Uvarint()),
 		TenantID: r.text(), UserID: r.text(), Workflow: r.text(), Model: r.text(),
 		Delta: r.counts(), Effective: r.counts(), Reason: r.text(),
 	}
-	if len(r.b) > 0 {
-		r.fail()
+	if len(r.B) > 0 {
+		r.Fail()
 	}
-	return a, r.err
+	return a, r.Err
 }
 
 // readAdjustment gives the entry of the command at a place.

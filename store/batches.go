@@ -97,22 +97,22 @@ func (b *Batch) append(dst []byte) []byte {
 }
 
 func parseBatch(v []byte) (*Batch, error) {
-	r := reader{b: v}
-	r.form(1)
-	b := &Batch{Made: r.byte() == 1, At: r.varint(), BatchID: r.text()}
-	for range r.count(23) {
+	r := newReader(v)
+	r.Form(1)
+	b := &Batch{Made: r.Byte() == 1, At: r.Varint(), BatchID: r.text()}
+	for range r.Count(23) {
 		b.Parts = append(b.Parts, Part{
-			AppID: r.text(), Digest: r.digest(), Outcome: PartOutcome(r.byte()),
-			Accepted: uint32(r.uvarint()), Duplicates: uint32(r.uvarint()), Rejected: uint32(r.uvarint()),
-			First: Place{r.uvarint(), uint32(r.uvarint())},
+			AppID: r.text(), Digest: r.digest(), Outcome: PartOutcome(r.Byte()),
+			Accepted: uint32(r.Uvarint()), Duplicates: uint32(r.Uvarint()), Rejected: uint32(r.Uvarint()),
+			First: Place{r.Uvarint(), uint32(r.Uvarint())},
 		})
 	}
-	for range r.count(5) {
+	for range r.Count(5) {
 		b.Errors = append(b.Errors, schemas.EventError{
-			Index: uint32(r.uvarint()), EventID: r.text(), AppID: r.text(), Code: schemas.Code(r.text()), Detail: r.text(),
+			Index: uint32(r.Uvarint()), EventID: r.text(), AppID: r.text(), Code: schemas.Code(r.text()), Detail: r.text(),
 		})
 	}
-	return b, r.err
+	return b, r.Err
 }
 
 // readBatch gives the record of the command at a place, or nil.

@@ -109,22 +109,22 @@ func appendChunk(b []byte, list []recorded) []byte {
 // decodeChunk adds the events of a chunk and the commands they came with. Texts
 // point into the transaction that v belongs to.
 func decodeChunk(v []byte, events []schemas.UsageEvent, commands []uint32) ([]schemas.UsageEvent, []uint32, error) {
-	r := reader{b: v}
-	r.form(1)
-	n := r.count(1)
+	r := newReader(v)
+	r.Form(1)
+	n := r.Count(1)
 	last, left := int64(0), uint64(n)
-	for range r.count(2) {
-		last += r.varint()
-		run := r.count0(left)
+	for range r.Count(2) {
+		last += r.Varint()
+		run := r.most(left)
 		left -= run
 		for range run {
 			commands = append(commands, uint32(last))
 		}
 	}
-	if r.err != nil {
-		return events, commands, r.err
+	if r.Err != nil {
+		return events, commands, r.Err
 	}
-	events, rest, err := schemas.DecodeUsageBlock(r.b, events)
+	events, rest, err := schemas.DecodeUsageBlock(r.B, events)
 	if err == nil && (len(rest) > 0 || len(events) != len(commands)) {
 		err = errDamaged
 	}
@@ -133,10 +133,10 @@ func decodeChunk(v []byte, events []schemas.UsageEvent, commands []uint32) ([]sc
 
 // chunkSize is the number of events of a chunk.
 func chunkSize(v []byte) (int, error) {
-	r := reader{b: v}
-	r.form(1)
-	n := r.count(1)
-	return n, r.err
+	r := newReader(v)
+	r.Form(1)
+	n := r.Count(1)
+	return n, r.Err
 }
 
 // eventReader walks the events of one message in the order of the log.

@@ -72,20 +72,20 @@ func (w *usageRow) append(b []byte) []byte {
 }
 
 func parseUsageRow(v []byte) (w usageRow, err error) {
-	r := reader{b: v}
-	r.form(rowUsage)
-	w.time = r.varint()
-	for range r.count(4) {
+	r := newReader(v)
+	r.Form(rowUsage)
+	w.time = r.Varint()
+	for range r.Count(4) {
 		w.causes = append(w.causes, factCause{schemas.Cause{ID: r.text(), Source: r.text()}, r.text(), r.text()})
 	}
-	for range r.count(4) {
-		a := usageRange{app: r.text(), events: int(r.uvarint()), sequence: r.uvarint(), cause: int(r.uvarint())}
+	for range r.Count(4) {
+		a := usageRange{app: r.text(), events: int(r.Uvarint()), sequence: r.Uvarint(), cause: int(r.Uvarint())}
 		if a.cause >= len(w.causes) {
-			r.fail()
+			r.Fail()
 		}
 		w.apps = append(w.apps, a)
 	}
-	return w, r.err
+	return w, r.Err
 }
 
 func appendLiteral(subject string, data []byte) []byte {
@@ -241,11 +241,11 @@ func (tx *Tx) sequences(app string, n int) (uint64, error) {
 	last, ok := tx.stage.apps[app]
 	if !ok {
 		if v := tx.bolt.Bucket(bucketApps).Get([]byte(app)); v != nil {
-			r := reader{b: v}
-			r.form(1)
-			last = r.uvarint()
-			if r.err != nil {
-				return 0, fmt.Errorf("counters of app %q: %w", app, r.err)
+			r := newReader(v)
+			r.Form(1)
+			last = r.Uvarint()
+			if r.Err != nil {
+				return 0, fmt.Errorf("counters of app %q: %w", app, r.Err)
 			}
 		}
 	}
@@ -403,14 +403,14 @@ func parseRelayState(v []byte) (st schemas.RelayState, err error) {
 	if v == nil {
 		return st, nil
 	}
-	r := reader{b: v}
-	r.form(1)
-	if at := r.take(schemas.PositionSize); at != nil {
+	r := newReader(v)
+	r.Form(1)
+	if at := r.Bytes(schemas.PositionSize); at != nil {
 		st.After, err = schemas.ParsePosition(at)
 	}
-	st.MarkerSeq = r.uvarint()
-	if r.err != nil {
-		err = r.err
+	st.MarkerSeq = r.Uvarint()
+	if r.Err != nil {
+		err = r.Err
 	}
 	return st, err
 }

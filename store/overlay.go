@@ -148,11 +148,11 @@ func parseFoldState(b []byte) (f foldState, err error) {
 	if b == nil {
 		return f, nil
 	}
-	r := reader{b: b}
-	r.form(1)
-	f.Number, f.Folded, f.To, f.Live = r.uvarint(), r.uvarint(), r.uvarint(), r.uvarint()
-	f.NextKey = bytes.Clone(r.take(r.uvarint()))
-	return f, r.err
+	r := newReader(b)
+	r.Form(1)
+	f.Number, f.Folded, f.To, f.Live = r.Uvarint(), r.Uvarint(), r.Uvarint(), r.Uvarint()
+	f.NextKey = bytes.Clone(r.Bytes(r.Uvarint()))
+	return f, r.Err
 }
 
 func appendSums(b []byte, s *schemas.UsageSums) []byte { return appendCounts(append(b, 1), s) }
@@ -165,15 +165,15 @@ func appendCounts(b []byte, s *schemas.UsageSums) []byte {
 }
 
 func parseSums(b []byte) (s schemas.UsageSums, err error) {
-	r := reader{b: b}
-	r.form(1)
+	r := newReader(b)
+	r.Form(1)
 	s = r.counts()
-	return s, r.err
+	return s, r.Err
 }
 
 func (r *reader) counts() (s schemas.UsageSums) {
 	for _, n := range [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost} {
-		*n = r.varint()
+		*n = r.Varint()
 	}
 	return s
 }

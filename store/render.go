@@ -62,13 +62,13 @@ func (w *renderer) row(at schemas.Position, v []byte) error {
 	if at.Compare(w.after) <= 0 {
 		return nil
 	}
-	r := reader{b: v}
-	r.form(rowLiteral)
+	r := newReader(v)
+	r.Form(rowLiteral)
 	subject := r.text()
-	if r.err != nil {
-		return r.err
+	if r.Err != nil {
+		return r.Err
 	}
-	w.add(at, subject, slices.Clone(r.b))
+	w.add(at, subject, slices.Clone(r.B))
 	return nil
 }
 
@@ -177,12 +177,12 @@ func (b *batchNames) head(command uint32) (batchHead, error) {
 	if h, ok := b.heads[command]; ok {
 		return h, nil
 	}
-	r := reader{b: b.bolt.Bucket(bucketBatches).Get(keyCommand(b.seq, command))}
-	r.form(1)
-	r.byte()
-	h := batchHead{at: r.varint(), name: r.text()}
-	if r.err != nil {
-		return batchHead{}, r.err
+	r := newReader(b.bolt.Bucket(bucketBatches).Get(keyCommand(b.seq, command)))
+	r.Form(1)
+	r.Byte()
+	h := batchHead{at: r.Varint(), name: r.text()}
+	if r.Err != nil {
+		return batchHead{}, r.Err
 	}
 	if b.heads == nil {
 		b.heads = map[uint32]batchHead{}

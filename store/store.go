@@ -362,13 +362,13 @@ func parseApplied(v []byte) (a applied, err error) {
 	if v == nil {
 		return a, nil
 	}
-	r := reader{b: v}
-	r.form(1)
-	a.Epoch = uint32(r.uvarint())
-	a.Seq = r.uvarint()
-	a.StreamCreated, a.StoredAt = r.varint(), r.varint()
+	r := newReader(v)
+	r.Form(1)
+	a.Epoch = uint32(r.Uvarint())
+	a.Seq = r.Uvarint()
+	a.StreamCreated, a.StoredAt = r.Varint(), r.Varint()
 	a.Digest = r.digest()
-	a.Now = r.varint()
-	a.Positions = r.uvarint()
-	return a, r.err
+	a.Now = r.Varint()
+	a.Positions = r.Uvarint()
+	return a, r.Err
 }

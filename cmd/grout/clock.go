@@ -2,8 +2,6 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -34,13 +32,11 @@ func newClockCommand(name, short string, dry bool) *cobra.Command {
 	format := outputFlag(cmd)
 	app.AddFlags(cmd.Flags(), "data_dir", "partitions")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+		cfg, err := loadConfig(cmd)
 		if err != nil {
 			return err
 		}
-		printWarnings(cmd.ErrOrStderr(), warnings)
-		logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
-		list, err := app.ResetClock(cmd.Context(), cfg, dry, logger)
+		list, err := app.ResetClock(cmd.Context(), cfg, dry, quietLogger(cmd))
 		if err != nil {
 			return err
 		}

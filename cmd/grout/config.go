@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"os"
 	"text/tabwriter"
 
@@ -31,11 +32,10 @@ func newConfigShow() *cobra.Command {
 	format := outputFlag(cmd)
 	app.AddFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+		cfg, err := loadConfig(cmd)
 		if err != nil {
 			return err
 		}
-		printWarnings(cmd.ErrOrStderr(), warnings)
 		rows := cfg.Show()
 		if *format == "json" {
 			err = printJSON(cmd.OutOrStdout(), rows)
@@ -60,4 +60,18 @@ func newConfigShow() *cobra.Command {
 		return cfg.Validate()
 	}
 	return cmd
+}
+
+// loadConfig reads the settings of a command and prints what is odd about them.
+func loadConfig(cmd *cobra.Command) (app.Config, error) {
+	cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+	if err == nil {
+		printWarnings(cmd.ErrOrStderr(), warnings)
+	}
+	return cfg, err
+}
+
+// quietLogger shows errors only: for tools whose result is what they print.
+func quietLogger(cmd *cobra.Command) *slog.Logger {
+	return slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"grout/cmd/grout/app"
@@ -23,11 +21,10 @@ MOZAIKS_NATS_CONSUMER_PASSWORD and MOZAIKS_NATS_ADMIN_PASSWORD (comma-separated
 while they rotate), and outside production are generated when they are not set.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+			cfg, err := loadConfig(cmd)
 			if err != nil {
 				return err
 			}
-			printWarnings(cmd.ErrOrStderr(), warnings)
 			if err := cfg.Validate(); err != nil {
 				return err
 			}

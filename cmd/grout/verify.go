@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -32,13 +30,11 @@ The exit code is 0 when nothing differs and 1 when something does.`,
 	format := outputFlag(cmd)
 	app.AddFlags(cmd.Flags(), "data_dir", "partitions")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, warnings, err := app.Load(cmd.Flags(), os.Environ())
+		cfg, err := loadConfig(cmd)
 		if err != nil {
 			return err
 		}
-		printWarnings(cmd.ErrOrStderr(), warnings)
-		logger := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelError}))
-		list, err := app.Verify(cmd.Context(), cfg, *fromStart, logger)
+		list, err := app.Verify(cmd.Context(), cfg, *fromStart, quietLogger(cmd))
 		if err != nil {
 			return err
 		}

@@ -2,9 +2,9 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -71,31 +71,14 @@ type ClockState struct {
 // ResetClock sets the time of every partition that is ahead of the clock back to
 // now, by a command in the log; with dry set it only looks. The server must not
 // run. Events that were refused as too old meanwhile can be sent again.
-func ResetClock(ctx context.Context, cfg Config, dry bool, logger *slog.Logger) ([]ClockState, error) {
-	lock, err := lockDataDir(cfg.DataDir)
+func ResetClock(ctx context.Context, cfg Config, dry bool, logger *slog.Logger) (list []ClockState, err error) {
+	b, err := openOffline(ctx, cfg, "clock", logger)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
-	server, err := bus.StartServer(bus.ServerOptions{
-		Dir: filepath.Join(cfg.DataDir, "nats"), MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger,
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer server.Shutdown()
-	conn, err := server.Connect("grout-clock")
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	b, err := bus.Open(ctx, conn, busConfig(cfg, nil))
-	if err != nil {
-		return nil, err
-	}
-	var list []ClockState
+	defer func() { err = errors.Join(err, b.Close()) }()
 	for p := range cfg.Partitions {
-		st, err := resetPartition(ctx, cfg, b, p, dry, logger)
+		st, err := resetPartition(ctx, cfg, b.Bus, p, dry, logger)
 		if err != nil {
 			return list, fmt.Errorf("partition %d: %w", p, err)
 		}

@@ -53,7 +53,7 @@ func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err
 	n.server, err = bus.StartServer(bus.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
 		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
-		MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger,
+		MaxStore: maxStore(cfg), Logger: logger,
 	})
 	if err != nil {
 		return nil, err
@@ -89,6 +89,10 @@ func busConfig(cfg Config, fault func(string)) bus.Config {
 // streamSlack is what JetStream may take beyond the limits of the streams, for
 // indexes and consumers.
 const streamSlack = 256 << 20
+
+func maxStore(cfg Config) int64 {
+	return cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack
+}
 
 // storePath is the file of a partition.
 func storePath(dataDir string, number int) string {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"grout/bus"
 	"grout/schemas"
 	"grout/store"
 )
@@ -220,27 +219,18 @@ func withoutOutbox(dump []byte) []byte {
 func replayFiles(t *testing.T, cfg Config, partition, perTransaction int, path string) {
 	t.Helper()
 	logger := slog.New(slog.DiscardHandler)
-	server, err := bus.StartServer(bus.ServerOptions{Dir: filepath.Join(cfg.DataDir, "nats"), MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger})
+	b, err := openOffline(t.Context(), cfg, "replay", logger)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer server.Shutdown()
-	nc, err := server.Connect("replay")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	b, err := bus.Open(t.Context(), nc, busConfig(cfg, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
+	defer b.Close()
 	s, err := store.Open(path, store.Options{Partition: partition, Partitions: cfg.Partitions, FoldEvery: cfg.FoldEvery})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
 	want := checkpointOf(t, storePath(cfg.DataDir, partition), cfg, partition)
-	if _, err := replay(t.Context(), b, s, partition, want.Seq, perTransaction, logger); err != nil {
+	if _, err := replay(t.Context(), b.Bus, s, partition, want.Seq, perTransaction, logger); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.Checkpoint(); got != want {

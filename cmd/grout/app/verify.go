@@ -40,11 +40,11 @@ func Verify(ctx context.Context, cfg Config, fromStart bool, logger *slog.Logger
 	if _, err := os.Stat(storePath(cfg.DataDir, 0)); err != nil {
 		return nil, fmt.Errorf("there is no store to verify: %w", err)
 	}
-	lock, err := lockDataDir(cfg.DataDir)
+	b, err := openOffline(ctx, cfg, "verify", logger)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	defer func() { err = errors.Join(err, b.Close()) }()
 	stores := make([]*store.Store, cfg.Partitions)
 	defer func() {
 		for _, s := range stores {
@@ -58,24 +58,8 @@ func Verify(ctx context.Context, cfg Config, fromStart bool, logger *slog.Logger
 			return nil, err
 		}
 	}
-	server, err := bus.StartServer(bus.ServerOptions{
-		Dir: filepath.Join(cfg.DataDir, "nats"), MaxStore: cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack, Logger: logger,
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer server.Shutdown()
-	conn, err := server.Connect("grout-verify")
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	b, err := bus.Open(ctx, conn, busConfig(cfg, nil))
-	if err != nil {
-		return nil, err
-	}
 	for p, own := range stores {
-		v, err := verifyPartition(ctx, cfg, b, own, p, fromStart, filepath.Join(scratch, fmt.Sprintf("%d.db", p)), logger)
+		v, err := verifyPartition(ctx, cfg, b.Bus, own, p, fromStart, filepath.Join(scratch, fmt.Sprintf("%d.db", p)), logger)
 		if err != nil {
 			return list, fmt.Errorf("verify partition %d: %w", p, err)
 		}
