@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -15,6 +16,8 @@ import (
 
 // Config says how grout's streams are kept. Zero values take the defaults.
 type Config struct {
+	// Dir is where the embedded server keeps its streams; empty for an external one.
+	Dir        string
 	Partitions int // 1
 	Replicas   int // 1
 	// CommandBytes, FactBytes and DeadLetterBytes bound the streams: 8, 8 and 1 GiB.
@@ -113,6 +116,9 @@ func (b *Bus) streams() []jetstream.StreamConfig {
 func (b *Bus) keepStream(ctx context.Context, want jetstream.StreamConfig) error {
 	stream, err := b.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := b.unreadable(want.Name); err != nil {
+			return err
+		}
 		if _, err = b.js.CreateStream(ctx, want); err != nil {
 			return fmt.Errorf("create stream %s: %w", want.Name, err)
 		}
@@ -134,6 +140,20 @@ func (b *Bus) keepStream(ctx context.Context, want jetstream.StreamConfig) error
 		return fmt.Errorf("update stream %s: %w", want.Name, err)
 	}
 	return nil
+}
+
+// unreadable tells a stream that is not there from one whose files are there and
+// which the server passes over: making it anew would throw away what it holds.
+func (b *Bus) unreadable(name string) error {
+	if b.cfg.Dir == "" {
+		return nil
+	}
+	dir := filepath.Join(streamsDir(b.cfg.Dir), name)
+	blocks, err := filepath.Glob(filepath.Join(dir, "msgs", "*.blk"))
+	if err != nil || len(blocks) == 0 {
+		return err
+	}
+	return guardf(StreamUnreadable, "the files of stream %s are in %s, and the server does not take them as a stream (its log says why); put back the files of its settings, or move the directory away to begin anew", name, dir)
 }
 
 // unsafeSetting names the first setting with which a stream could lose, change or

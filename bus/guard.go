@@ -16,14 +16,15 @@ import (
 
 // Names of what the guard and the relay stop at.
 const (
-	StreamRecreated = "STREAM_RECREATED"
-	StreamTailLost  = "STREAM_TAIL_LOST"
-	StreamHeadLost  = "STREAM_HEAD_LOST"
-	StreamDiverged  = "STREAM_DIVERGED"
-	RelayTailLost   = "RELAY_TAIL_LOST"
-	RelayEpoch      = "RELAY_EPOCH"
-	RelayFenced     = "RELAY_FENCED"
-	RelayMarker     = "RELAY_MARKER"
+	StreamRecreated  = "STREAM_RECREATED"
+	StreamTailLost   = "STREAM_TAIL_LOST"
+	StreamUnreadable = "STREAM_UNREADABLE"
+	StreamHeadLost   = "STREAM_HEAD_LOST"
+	StreamDiverged   = "STREAM_DIVERGED"
+	RelayTailLost    = "RELAY_TAIL_LOST"
+	RelayEpoch       = "RELAY_EPOCH"
+	RelayFenced      = "RELAY_FENCED"
+	RelayMarker      = "RELAY_MARKER"
 )
 
 // GuardError says that a stream is not the one that a partition has worked with,
@@ -59,7 +60,10 @@ func (b *Bus) guardCommands(ctx context.Context, partition int, at schemas.Check
 	}
 	info := stream.CachedInfo()
 	created, state := info.Created.UnixNano(), info.State
-	trimmed := trimmedBelow(info.Config.Metadata, partition)
+	trimmed, err := b.trimmedBelow(info.Config.Metadata, partition)
+	if err != nil {
+		return 0, err
+	}
 	switch {
 	case at.StreamCreated != 0 && created != at.StreamCreated:
 		return 0, guardf(StreamRecreated, "stream %s was created %s, the store has applied one created %s; %s",

@@ -74,6 +74,9 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := mendMetadata(o.Dir, o.Logger); err != nil {
+		return nil, err
+	}
 	s := &Server{log: o.Logger, password: rand.Text(), listens: o.Listen != ""}
 	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1), faulted: make(chan struct{}, 1)}
 	s.logs = logs

@@ -3,7 +3,11 @@ package bus
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -12,9 +16,11 @@ import (
 	"grout/schemas"
 )
 
-// What a partition trims is written into the metadata of MOZAIKS_CMD before it is
-// purged. So a store that is lost cannot mistake what is left of the stream for
-// all of it.
+// What a partition trims is noted beside the stream before it is purged. So a store
+// that is lost cannot mistake what is left of the stream for all of it. The note of
+// an embedded server is a file in its directory: changing the stream's metadata each
+// time would be a chance for a kill to leave them half written. On an external
+// server, which keeps its settings in a log of its own, it is the metadata.
 const trimmedKey = "grout-trimmed-"
 
 // trimSlice bounds one purge, which holds up the stream while it runs.
@@ -63,19 +69,31 @@ func (b *Bus) Trim(ctx context.Context, partition int, below uint64) error {
 }
 
 func (b *Bus) noteTrimmed(ctx context.Context, cfg jetstream.StreamConfig, partition int, below uint64) error {
-	if trimmedBelow(cfg.Metadata, partition) >= below {
+	noted, err := b.trimmedBelow(cfg.Metadata, partition)
+	if err != nil || noted >= below {
+		return err
+	}
+	text := strconv.FormatUint(below, 10)
+	if b.cfg.Dir != "" {
+		if err := replaceFile(b.trimmedFile(partition), []byte(text)); err != nil {
+			return fmt.Errorf("note what is trimmed: %w", err)
+		}
 		return nil
 	}
 	metadata := map[string]string{}
 	for k, v := range cfg.Metadata {
 		metadata[k] = v
 	}
-	metadata[trimmedKey+strconv.Itoa(partition)] = strconv.FormatUint(below, 10)
+	metadata[trimmedKey+strconv.Itoa(partition)] = text
 	cfg.Metadata = metadata
 	if _, err := b.js.UpdateStream(ctx, cfg); err != nil {
 		return fmt.Errorf("note what is trimmed in %s: %w", schemas.StreamCommands, err)
 	}
 	return nil
+}
+
+func (b *Bus) trimmedFile(partition int) string {
+	return filepath.Join(b.cfg.Dir, trimmedKey+strconv.Itoa(partition))
 }
 
 // purge asks for the filter only where other partitions share the stream: without
@@ -109,7 +127,21 @@ func (b *Bus) purge(ctx context.Context, partition int, below uint64) error {
 
 // trimmedBelow is the sequence below which a partition's groups may be gone; 0 when
 // nothing was trimmed.
-func trimmedBelow(metadata map[string]string, partition int) uint64 {
-	n, _ := strconv.ParseUint(metadata[trimmedKey+strconv.Itoa(partition)], 10, 64) // absent is 0
-	return n
+func (b *Bus) trimmedBelow(metadata map[string]string, partition int) (uint64, error) {
+	text := metadata[trimmedKey+strconv.Itoa(partition)]
+	if b.cfg.Dir != "" {
+		content, err := os.ReadFile(b.trimmedFile(partition))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return 0, fmt.Errorf("read what is trimmed: %w", err)
+		}
+		text = string(content)
+	}
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read what is trimmed: %q is no sequence", text)
+	}
+	return n, nil
 }

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -115,5 +118,57 @@ func TestRelayPassesRemainsOfABatch(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A kill between the two files of a stream's settings costs nothing; files that the
+// server does not take are never made anew.
+func TestInterruptedSettings(t *testing.T) {
+	dir := t.TempDir()
+	open := func() (*Server, *Bus, error) {
+		s := must1(StartServer(ServerOptions{Dir: dir}))(t)
+		nc := must1(s.Connect("test"))(t)
+		t.Cleanup(nc.Close)
+		b, err := Open(testContext(t), nc, Config{Dir: dir, Partitions: 1})
+		return s, b, err
+	}
+	s, b, err := open()
+	must(t, err)
+	must1(b.js.Publish(testContext(t), schemas.GroupSubject(0), []byte("x")))(t)
+	s.Shutdown()
+	stream := filepath.Join(streamsDir(dir), schemas.StreamCommands)
+	sum := filepath.Join(stream, checksumFile)
+	good := must1(os.ReadFile(sum))(t)
+	past := time.Now().Add(-time.Hour)
+	for _, cut := range []func(){
+		func() { must(t, os.Remove(sum)) },
+		func() {
+			must(t, os.WriteFile(sum, []byte("0123456789abcdef"), 0o600))
+			must(t, os.Chtimes(sum, past, past))
+		},
+	} {
+		cut()
+		s, b, err := open()
+		must(t, err)
+		if st := must1(b.Commands(testContext(t)))(t); st.Last != 1 {
+			t.Errorf("the stream holds %+v", st)
+		}
+		s.Shutdown()
+		if got := must1(os.ReadFile(sum))(t); string(got) != string(good) {
+			t.Errorf("checksum %s, want %s", got, good)
+		}
+	}
+	// A checksum that is newer than the settings was not cut off: something is damaged.
+	must(t, os.WriteFile(sum, []byte("0123456789abcdef"), 0o600))
+	future := time.Now().Add(time.Hour)
+	must(t, os.Chtimes(sum, future, future))
+	s, _, err = open()
+	defer s.Shutdown()
+	var guard *GuardError
+	if !errors.As(err, &guard) || guard.Name != StreamUnreadable {
+		t.Errorf("damaged settings: %v", err)
+	}
+	if blocks := must1(filepath.Glob(filepath.Join(stream, "msgs", "*.blk")))(t); len(blocks) == 0 {
+		t.Error("the messages are gone")
 	}
 }

@@ -81,6 +81,8 @@ func (c *campaign) wrong(format string, args ...any) {
 }
 
 func (c *campaign) run(ctx context.Context) error {
+	ctx, abandon := context.WithCancel(ctx)
+	defer abandon()
 	sending, stopSending := context.WithCancel(ctx)
 	var senders, readers sync.WaitGroup
 	for range c.o.senders {
@@ -95,6 +97,9 @@ func (c *campaign) run(ctx context.Context) error {
 		if c.o.verbose && c.server.kills%10 == 0 {
 			fmt.Printf("%d kills\n", c.server.kills)
 		}
+	}
+	if err != nil {
+		abandon() // what is unanswered stays so
 	}
 	stopSending()
 	senders.Wait() // each ends with its last request answered

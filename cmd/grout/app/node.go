@@ -79,6 +79,7 @@ func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err
 
 func busConfig(cfg Config, fault func(string)) bus.Config {
 	return bus.Config{
+		Dir:        filepath.Join(cfg.DataDir, "nats"),
 		Partitions: cfg.Partitions, Replicas: 1,
 		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
 		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
