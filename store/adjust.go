@@ -64,7 +64,10 @@ func parseAdjustment(v []byte) (*Adjustment, error) {
 
 // readAdjustment gives the entry of the command at a place.
 func readAdjustment(bolt *bbolt.Tx, p Place) (*Adjustment, error) {
-	v := bolt.Bucket(bucketAdjustments).Get(keyCommand(p.Seq, p.Index))
+	v, err := bucketOf(bolt, bucketAdjustments).get(keyCommand(p.Seq, p.Index))
+	if err != nil {
+		return nil, err
+	}
 	if v == nil {
 		return nil, errDamaged
 	}
@@ -120,8 +123,8 @@ func (tx *Tx) recorded(app, eventID string, seq uint64) (schemas.UsageEvent, err
 	var events []schemas.UsageEvent
 	var commands []uint32
 	prefix, needle := keySeq(seq), schemas.StoredEventID(eventID)
-	c := tx.bolt.Bucket(bucketEvents).Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+	c := tx.bucket(bucketEvents).cursor()
+	for k, v := c.seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.next() {
 		if !bytes.Contains(v, needle) {
 			continue
 		}
@@ -134,6 +137,9 @@ func (tx *Tx) recorded(app, eventID string, seq uint64) (schemas.UsageEvent, err
 				return detached(e), nil
 			}
 		}
+	}
+	if c.err != nil {
+		return schemas.UsageEvent{}, c.err
 	}
 	return schemas.UsageEvent{}, errDamaged
 }
@@ -161,9 +167,7 @@ func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, 
 		Delta: effective.Minus(rec.Effective()), Effective: effective, Reason: reason,
 	}
 	at := tx.Place(command)
-	bucket := tx.bolt.Bucket(bucketAdjustments)
-	bucket.FillPercent = sequentialFill
-	if err := bucket.Put(keyCommand(at.Seq, at.Index), a.append(nil)); err != nil {
+	if err := tx.add(bucketAdjustments, keyCommand(at.Seq, at.Index), a.append(nil)); err != nil {
 		return nil, &Fault{"write adjustment", err}
 	}
 	fp, _ := schemas.FingerprintOf(schemas.IDAdjustment, a.AppID, a.EventID, nil)
@@ -178,8 +182,8 @@ func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, 
 // loadAdjustments replays the entries behind what the aggregates in the bucket
 // hold, like loadOverlay the events.
 func loadAdjustments(bolt *bbolt.Tx, fold *foldState, frozen, live *adder) error {
-	c := bolt.Bucket(bucketAdjustments).Cursor()
-	for k, v := c.Seek(keySeq(fold.Folded + 1)); k != nil; k, v = c.Next() {
+	c := bucketOf(bolt, bucketAdjustments).cursor()
+	for k, v := c.seek(keySeq(fold.Folded + 1)); k != nil; k, v = c.next() {
 		a, err := parseAdjustment(v)
 		if err != nil {
 			return err
@@ -190,5 +194,5 @@ func loadAdjustments(bolt *bbolt.Tx, fold *foldState, frozen, live *adder) error
 		}
 		to.addAdjustment(a)
 	}
-	return nil
+	return c.err
 }

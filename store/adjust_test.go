@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
 	"pgregory.net/rapid"
 
 	"grout/schemas"
@@ -413,11 +412,7 @@ func TestDamagedAdjustmentsAreErrors(t *testing.T) {
 	if err := s.Update(func(tx *Tx) error { _, err := correction(tx, 2, "a", "e"); return err }); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.db.Update(func(bolt *bbolt.Tx) error {
-		return bolt.Bucket(bucketAdjustments).Delete(keyCommand(2, 0))
-	}); err != nil {
-		t.Fatal(err)
-	}
+	tamper(t, s, func(tx *Tx) error { return erase(tx, bucketAdjustments, keyCommand(2, 0)) })
 	if _, err := s.Events(t.Context(), allEvents("a", 9)); !errors.Is(err, errDamaged) {
 		t.Errorf("list: %v", err)
 	}
@@ -425,11 +420,7 @@ func TestDamagedAdjustmentsAreErrors(t *testing.T) {
 	if err := s.Update(func(tx *Tx) error { _, err := tx.Event("a", "e"); return err }); !errors.As(err, &fault) {
 		t.Errorf("event: %v", err)
 	}
-	if err := s.db.Update(func(bolt *bbolt.Tx) error {
-		return bolt.Bucket(bucketEvents).Delete(keyChunk(1, 0))
-	}); err != nil {
-		t.Fatal(err)
-	}
+	tamper(t, s, func(tx *Tx) error { return erase(tx, bucketEvents, keyChunk(1, 0)) })
 	if err := s.Update(func(tx *Tx) error { _, err := tx.Event("a", "e"); return err }); !errors.As(err, &fault) {
 		t.Errorf("event: %v", err)
 	}

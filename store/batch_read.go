@@ -22,7 +22,7 @@ func (s *Store) BatchOfApp(ctx context.Context, app, batchID string) (st schemas
 		return st, false, err
 	}
 	defer func() { _ = bolt.Rollback() }()
-	ordinal, e, err := s.lookup(bolt.Bucket(bucketIDs), &fp)
+	ordinal, e, err := s.lookup(bucketOf(bolt, bucketIDs), &fp)
 	s.idMu.RUnlock()
 	if err != nil || ordinal == 0 {
 		return st, false, err

@@ -117,9 +117,9 @@ func parseBatch(v []byte) (*Batch, error) {
 
 // readBatch gives the record of the command at a place, or nil.
 func readBatch(bolt *bbolt.Tx, p Place) (*Batch, error) {
-	v := bolt.Bucket(bucketBatches).Get(keyCommand(p.Seq, p.Index))
+	v, err := bucketOf(bolt, bucketBatches).get(keyCommand(p.Seq, p.Index))
 	if v == nil {
-		return nil, nil
+		return nil, err
 	}
 	return parseBatch(v)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/bbolt"
 )
@@ -17,7 +18,7 @@ type Difference struct {
 }
 
 // positional are the buckets whose keys begin with a stream sequence.
-var positional = [][]byte{bucketPositions, bucketEvents, bucketAdjustments, bucketBatches}
+var positional = []bucketID{bucketPositions, bucketEvents, bucketAdjustments, bucketBatches}
 
 // Compare walks two stores side by side and tells the rows in which they differ
 // until differs says to stop. It leaves out what does not follow from the command
@@ -26,11 +27,11 @@ var positional = [][]byte{bucketPositions, bucketEvents, bucketAdjustments, buck
 func Compare(a, b *Store, differs func(Difference) bool) (rows int64, err error) {
 	err = a.db.View(func(left *bbolt.Tx) error {
 		return b.db.View(func(right *bbolt.Tx) error {
-			for _, name := range buckets {
-				if bytes.Equal(name, bucketFacts) || bytes.Equal(name, bucketDead) {
+			for id := range bucketCount {
+				if id == bucketFacts || id == bucketDead {
 					continue
 				}
-				n, more, err := compareBucket(name, left.Bucket(name), right.Bucket(name), differs)
+				n, more, err := compareBucket(bucketOf(left, id), bucketOf(right, id), differs)
 				rows += n
 				if err != nil || !more {
 					return err
@@ -42,23 +43,24 @@ func Compare(a, b *Store, differs func(Difference) bool) (rows int64, err error)
 	return rows, err
 }
 
-func compareBucket(name []byte, left, right *bbolt.Bucket, differs func(Difference) bool) (rows int64, more bool, err error) {
-	if left == nil || right == nil {
-		return 0, false, fmt.Errorf("bucket %s: %w", name, errDamaged)
+func compareBucket(left, right bucket, differs func(Difference) bool) (n int64, more bool, err error) {
+	id := left.id
+	if left.Bucket == nil || right.Bucket == nil {
+		return 0, false, fmt.Errorf("bucket %s: %w", id, errDamaged)
 	}
 	x, y := left.Cursor(), right.Cursor()
 	k, v := x.First()
 	l, w := y.First()
 	for k != nil || l != nil {
-		if relayRecord(name, k) {
+		if relayRecord(id, k) {
 			k, v = x.Next()
 			continue
 		}
-		if relayRecord(name, l) {
+		if relayRecord(id, l) {
 			l, w = y.Next()
 			continue
 		}
-		rows++
+		n++
 		order := bytes.Compare(k, l)
 		what, key := "", k
 		switch {
@@ -75,23 +77,23 @@ func compareBucket(name []byte, left, right *bbolt.Bucket, differs func(Differen
 			k, v = x.Next()
 			l, w = y.Next()
 		}
-		if what != "" && !differs(difference(name, key, what)) {
-			return rows, false, nil
+		if what != "" && !differs(difference(id, key, what)) {
+			return n, false, nil
 		}
 	}
-	return rows, true, nil
+	return n, true, nil
 }
 
-func relayRecord(bucket, key []byte) bool {
-	return bytes.Equal(bucket, bucketMeta) && bytes.HasPrefix(key, []byte(relayedPrefix))
+// relayRecord reports whether a row depends on where relays stand; so do the sums,
+// which cover the outboxes.
+func relayRecord(bucket bucketID, key []byte) bool {
+	return bucket == bucketMeta && (bytes.HasPrefix(key, []byte(relayedPrefix)) || bytes.Equal(key, metaSums))
 }
 
-func difference(bucket, key []byte, what string) Difference {
-	d := Difference{Bucket: string(bucket), Key: fmt.Sprintf("%x", key), What: what}
-	for _, name := range positional {
-		if bytes.Equal(name, bucket) && len(key) >= 8 {
-			d.Sequence = binary.BigEndian.Uint64(key)
-		}
+func difference(bucket bucketID, key []byte, what string) Difference {
+	d := Difference{Bucket: bucket.String(), Key: fmt.Sprintf("%x", key), What: what}
+	if slices.Contains(positional, bucket) && len(key) >= 8 {
+		d.Sequence = binary.BigEndian.Uint64(key)
 	}
 	return d
 }

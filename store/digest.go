@@ -20,15 +20,18 @@ import (
 // same bytes, however many messages shared a transaction.
 func (s *Store) Dump(w io.Writer) error {
 	return s.db.View(func(bolt *bbolt.Tx) error {
-		for _, name := range buckets {
-			c := bolt.Bucket(name).Cursor()
-			for k, v := c.First(); k != nil; k, v = c.Next() {
-				if relayRecord(name, k) {
+		for id := range bucketCount {
+			c := bucketOf(bolt, id).cursor()
+			for k, v := c.first(); k != nil; k, v = c.next() {
+				if relayRecord(id, k) {
 					continue
 				}
-				if _, err := fmt.Fprintf(w, "%s %x %x\n", name, k, v); err != nil {
+				if _, err := fmt.Fprintf(w, "%s %x %x\n", id, k, v); err != nil {
 					return err
 				}
+			}
+			if c.err != nil {
+				return c.err
 			}
 		}
 		return nil
@@ -108,10 +111,9 @@ func (d *appDigest) sum() string {
 func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 	var events []schemas.UsageEvent
 	var commands []uint32
-	ids := bolt.Bucket(bucketIDs)
 	known := 0
-	c := bolt.Bucket(bucketEvents).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	c := bucketOf(bolt, bucketEvents).cursor()
+	for k, v := c.first(); k != nil; k, v = c.next() {
 		var err error
 		if events, commands, err = decodeChunk(v, events[:0], commands[:0]); err != nil {
 			return err
@@ -127,8 +129,11 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 		}
 	}
 	// Every event has its id and no id is without its event.
-	c = ids.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	if c.err != nil {
+		return c.err
+	}
+	c = bucketOf(bolt, bucketIDs).cursor()
+	for k, v := c.first(); k != nil; k, v = c.next() {
 		chunk, err := parseIDChunk(v)
 		if err != nil {
 			return fmt.Errorf("id log at %x: %w", k, err)
@@ -139,6 +144,9 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 			}
 		}
 	}
+	if c.err != nil {
+		return c.err
+	}
 	if known != 0 {
 		return fmt.Errorf("event log and id log differ by %d events: %w", known, errDamaged)
 	}
@@ -146,20 +154,21 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 }
 
 func digestAdjustments(bolt *bbolt.Tx, of func(string) *appDigest) error {
-	return bolt.Bucket(bucketAdjustments).ForEach(func(k, v []byte) error {
+	c := bucketOf(bolt, bucketAdjustments).cursor()
+	for k, v := c.first(); k != nil; k, v = c.next() {
 		a, err := parseAdjustment(v)
 		if err != nil {
 			return fmt.Errorf("adjustment at %x: %w", k, err)
 		}
 		d := of(a.AppID)
 		d.items = append(d.items, append([]byte("adjustment "), v...))
-		return nil
-	})
+	}
+	return c.err
 }
 
 func digestBatches(bolt *bbolt.Tx, of func(string) *appDigest) error {
-	c := bolt.Bucket(bucketBatches).Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	c := bucketOf(bolt, bucketBatches).cursor()
+	for k, v := c.first(); k != nil; k, v = c.next() {
 		b, err := parseBatch(v)
 		if err != nil {
 			return err
@@ -179,5 +188,5 @@ func digestBatches(bolt *bbolt.Tx, of func(string) *appDigest) error {
 			d.items = append(d.items, item)
 		}
 	}
-	return nil
+	return c.err
 }

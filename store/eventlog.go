@@ -25,12 +25,10 @@ type recorded struct {
 
 // putEvents writes the events of a message.
 func (tx *Tx) putEvents(seq uint64, list []recorded) error {
-	bucket := tx.bolt.Bucket(bucketEvents)
-	bucket.FillPercent = sequentialFill
 	for chunk := 0; len(list) > 0; chunk++ {
 		n := chunkLength(list)
 		v := appendChunk(nil, list[:n])
-		if err := bucket.Put(keyChunk(seq, chunk), v); err != nil {
+		if err := tx.add(bucketEvents, keyChunk(seq, chunk), v); err != nil {
 			return err
 		}
 		list = list[n:]
@@ -142,7 +140,7 @@ func chunkSize(v []byte) (int, error) {
 // eventReader walks the events of one message in the order of the log.
 type eventReader struct {
 	seq      []byte
-	cursor   *bbolt.Cursor
+	cursor   *cursor
 	k, v     []byte
 	events   []schemas.UsageEvent
 	commands []uint32
@@ -150,19 +148,19 @@ type eventReader struct {
 }
 
 func newEventReader(tx *bbolt.Tx, seq uint64) *eventReader {
-	r := &eventReader{seq: keySeq(seq), cursor: tx.Bucket(bucketEvents).Cursor()}
-	r.k, r.v = r.cursor.Seek(r.seq)
+	r := &eventReader{seq: keySeq(seq), cursor: bucketOf(tx, bucketEvents).cursor()}
+	r.k, r.v = r.cursor.seek(r.seq)
 	return r
 }
 
 func (r *eventReader) load() (bool, error) {
 	if r.k == nil || !bytes.HasPrefix(r.k, r.seq) {
-		return false, nil
+		return false, r.cursor.err
 	}
 	var err error
 	r.events, r.commands, err = decodeChunk(r.v, r.events[:0], r.commands[:0])
 	r.at = 0
-	r.k, r.v = r.cursor.Next()
+	r.k, r.v = r.cursor.next()
 	return err == nil, err
 }
 
@@ -199,7 +197,7 @@ func (r *eventReader) skip(n int) error {
 			return nil
 		}
 		n -= size
-		r.k, r.v = r.cursor.Next()
+		r.k, r.v = r.cursor.next()
 	}
-	return nil
+	return r.cursor.err
 }

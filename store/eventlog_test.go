@@ -68,8 +68,8 @@ var hostileKinds = []string{
 func readLog(t rapid.TB, s *Store, seq uint64) (events []schemas.UsageEvent, commands []uint32, chunks []int) {
 	t.Helper()
 	if err := s.db.View(func(bolt *bbolt.Tx) error {
-		c := bolt.Bucket(bucketEvents).Cursor()
-		for k, v := c.Seek(keySeq(seq)); k != nil && string(k[:8]) == string(keySeq(seq)); k, v = c.Next() {
+		c := bucketOf(bolt, bucketEvents).cursor()
+		for k, v := c.seek(keySeq(seq)); k != nil && string(k[:8]) == string(keySeq(seq)); k, v = c.next() {
 			chunks = append(chunks, len(v))
 		}
 		r := newEventReader(bolt, seq)

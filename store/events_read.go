@@ -36,7 +36,7 @@ type eventScan struct {
 }
 
 func (w *eventScan) run(ctx context.Context, bolt *bbolt.Tx) error {
-	c := bolt.Bucket(bucketEvents).Cursor()
+	c := bucketOf(bolt, bucketEvents).cursor()
 	k, v, below := w.begin(c)
 	for n := 1; k != nil; n++ {
 		if n%64 == 0 && ctx.Err() != nil {
@@ -47,31 +47,31 @@ func (w *eventScan) run(ctx context.Context, bolt *bbolt.Tx) error {
 		if err != nil || full {
 			return err
 		}
-		if k, v = c.Prev(); k != nil && n == maxScannedChunks {
+		if k, v = c.prev(); k != nil && n == maxScannedChunks {
 			w.page.More, w.page.Next = true, at
 			return nil
 		}
 		below = ^uint32(0)
 	}
-	return nil
+	return c.err
 }
 
 // begin finds the newest chunk that may hold an event before the query's place;
 // of that chunk only what stands below an index is meant.
-func (w *eventScan) begin(c *bbolt.Cursor) (k, v []byte, below uint32) {
+func (w *eventScan) begin(c *cursor) (k, v []byte, below uint32) {
 	before := w.q.Before
 	if before == (schemas.EventPlace{}) {
-		k, v = c.Last()
+		k, v = c.last()
 		return k, v, ^uint32(0)
 	}
 	key := keyChunk(before.Seq, int(before.Chunk))
-	if k, v = c.Seek(key); bytes.Equal(k, key) {
+	if k, v = c.seek(key); bytes.Equal(k, key) {
 		return k, v, before.Index
 	}
-	if k == nil {
-		k, v = c.Last()
-	} else {
-		k, v = c.Prev()
+	if k == nil && c.err == nil {
+		k, v = c.last()
+	} else if k != nil {
+		k, v = c.prev()
 	}
 	return k, v, ^uint32(0)
 }
@@ -121,7 +121,7 @@ func (s *Store) judge(events []schemas.LoggedEvent) error {
 	s.idMu.RLock()
 	defer s.idMu.RUnlock()
 	return s.db.View(func(bolt *bbolt.Tx) error {
-		ids := bolt.Bucket(bucketIDs)
+		ids := bucketOf(bolt, bucketIDs)
 		for i := range events {
 			ordinal, entry, err := s.lookup(ids, &prints[i])
 			if err != nil {

@@ -1,10 +1,6 @@
 package store
 
-import (
-	"bytes"
-
-	"go.etcd.io/bbolt"
-)
+import "bytes"
 
 // A slice folds this many rows for each event or adjustment of its message, so a
 // fold ends before the next one is due: a generation has at most one row for each.
@@ -37,12 +33,11 @@ func (tx *Tx) stepFold(entries int) error {
 func (tx *Tx) foldSlice(rows int) error {
 	f := &tx.fold
 	g := tx.store.overlay.frozen
-	hours := tx.bolt.Bucket(bucketHours)
 	i := g.from(f.NextKey)
 	end := min(len(g.order), i+rows)
 	for ; i < end; i++ {
 		row := &g.order[i]
-		if err := tx.addHours(hours, row); err != nil {
+		if err := tx.addHours(row); err != nil {
 			return err
 		}
 	}
@@ -56,14 +51,18 @@ func (tx *Tx) foldSlice(rows int) error {
 	return nil
 }
 
-func (tx *Tx) addHours(hours *bbolt.Bucket, row *foldRow) error {
+func (tx *Tx) addHours(row *foldRow) error {
 	sums := *row.sums
-	if old := hours.Get(row.key); old != nil {
+	old, err := tx.bucket(bucketHours).get(row.key)
+	if err != nil {
+		return err
+	}
+	if old != nil {
 		have, err := parseSums(old)
 		if err != nil {
 			return err
 		}
 		sums.Add(&have)
 	}
-	return hours.Put(row.key, appendSums(nil, &sums))
+	return tx.put(bucketHours, row.key, appendSums(nil, &sums))
 }

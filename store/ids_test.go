@@ -155,11 +155,11 @@ func TestCollidingIDsStayApart(t *testing.T) {
 	if got := enter(s, 1, 0); !slices.Equal(got, all(Entered)) {
 		t.Errorf("first: %v", got)
 	}
-	for range 2 {
-		if got := enter(s, 2, 0); !slices.Equal(got, all(Duplicate)) {
+	for n := range uint64(2) {
+		if got := enter(s, 2+2*n, 0); !slices.Equal(got, all(Duplicate)) {
 			t.Errorf("again: %v", got)
 		}
-		if got := enter(s, 3, 100); !slices.Equal(got, all(Conflict)) {
+		if got := enter(s, 3+2*n, 100); !slices.Equal(got, all(Conflict)) {
 			t.Errorf("with other content: %v", got)
 		}
 		if err := s.Close(); err != nil {
@@ -195,23 +195,23 @@ func TestIDsAreFoundAfterOpening(t *testing.T) {
 		defer func() { _ = bolt.Rollback() }()
 		last := uint64(0)
 		for i := range prints {
-			ordinal, e, err := s.lookup(bolt.Bucket(bucketIDs), &prints[i].ID)
+			ordinal, e, err := s.lookup(bucketOf(bolt, bucketIDs), &prints[i].ID)
 			if err != nil || ordinal <= last || e.ref != prints[i].Digest || e.kind != schemas.IDEvent {
 				t.Fatalf("id %d: ordinal %d behind %d, %+v, %v", i, ordinal, last, e, err)
 			}
 			last = ordinal
 		}
 		fp, _ := schemas.FingerprintOf(schemas.IDBatch, "", "same", nil)
-		if _, e, err := s.lookup(bolt.Bucket(bucketIDs), &fp); err != nil || placeOf(e.ref) != (Place{Seq: 7}) {
+		if _, e, err := s.lookup(bucketOf(bolt, bucketIDs), &fp); err != nil || placeOf(e.ref) != (Place{Seq: 7}) {
 			t.Fatalf("batch at %v, %v", placeOf(e.ref), err)
 		}
 		if len(s.ids.all(&fp)) != 1 {
 			t.Fatalf("the batch id has ordinals %d", s.ids.all(&fp))
 		}
-		if _, err := readID(bolt.Bucket(bucketIDs), s.next); err == nil {
+		if _, err := readID(bucketOf(bolt, bucketIDs), s.next); err == nil {
 			t.Fatal("there is an entry at the next ordinal")
 		}
-		if _, err := readID(bolt.Bucket(bucketIDs), 0); err == nil {
+		if _, err := readID(bucketOf(bolt, bucketIDs), 0); err == nil {
 			t.Fatal("there is an entry at ordinal 0")
 		}
 	}

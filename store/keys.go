@@ -7,23 +7,40 @@ import (
 	"grout/schemas"
 )
 
-// Buckets. Keys are big-endian, and sequential wherever the volume is.
-var (
-	bucketMeta        = []byte("meta")        // name → record
-	bucketPositions   = []byte("positions")   // seq → time, digest: the last messages
-	bucketEvents      = []byte("events")      // seq, chunk → accepted events of a message
-	bucketAdjustments = []byte("adjustments") // seq, index → compensating entry of a correction
-	bucketIDs         = []byte("ids")         // first ordinal → id entries
-	bucketBatches     = []byte("batches")     // seq, index → what became of an ingest command
-	bucketHours       = []byte("hours")       // hour, app, tenant, user, workflow, model → sums
-	bucketApps        = []byte("apps")        // app → its counters
-	bucketFacts       = []byte("outbox_evt")  // position → row
-	bucketDead        = []byte("outbox_dlq")  // position → row
+// bucketID names a bucket. Keys are big-endian, and sequential wherever the volume
+// is. The order is that of the sums in meta (rows.go): new ones come last.
+type bucketID int
+
+const (
+	bucketMeta        bucketID = iota // name → record
+	bucketPositions                   // log position → time, digest: the last messages
+	bucketEvents                      // log position, chunk → accepted events of a message
+	bucketAdjustments                 // log position, index → compensating entry of a correction
+	bucketIDs                         // first ordinal → id entries
+	bucketBatches                     // log position, index → what became of an ingest command
+	bucketHours                       // hour, app, tenant, user, workflow, model → sums
+	bucketApps                        // app → its counters
+	bucketFacts                       // position → row
+	bucketDead                        // position → row
+	bucketCount
+
+	bucketsOfFormat1 = bucketDead + 1
 )
 
-var buckets = [][]byte{
-	bucketMeta, bucketPositions, bucketEvents, bucketAdjustments, bucketIDs, bucketBatches,
-	bucketHours, bucketApps, bucketFacts, bucketDead,
+var bucketNames = [bucketCount]string{
+	"meta", "positions", "events", "adjustments", "ids", "batches", "hours", "apps", "outbox_evt", "outbox_dlq",
+}
+
+func (b bucketID) String() string { return bucketNames[b] }
+
+// appended reports whether a bucket is only ever appended to.
+func (b bucketID) appended() bool {
+	switch b {
+	case bucketMeta, bucketHours, bucketApps:
+		return false
+	default:
+		return true
+	}
 }
 
 // Records of the meta bucket.
@@ -32,6 +49,7 @@ var (
 	metaApplied = []byte("applied")
 	metaFold    = []byte("fold")
 	metaIDs     = []byte("next_ordinal")
+	metaSums    = []byte("sums")
 )
 
 // relayedPrefix begins the records of where relays stand.
@@ -40,7 +58,7 @@ const relayedPrefix = "relayed_"
 // metaRelayed is where a relay stands.
 func metaRelayed(dest string) []byte { return []byte(relayedPrefix + dest) }
 
-func outboxBucket(dest string) []byte {
+func outboxBucket(dest string) bucketID {
 	if dest == schemas.DestDeadLetters {
 		return bucketDead
 	}

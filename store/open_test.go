@@ -4,28 +4,25 @@ import (
 	"encoding/binary"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
-
-	"go.etcd.io/bbolt"
 )
 
 func TestOpenRefusesWhatIsNotItsFile(t *testing.T) {
 	dir := t.TempDir()
-	made := func(name string, partition, partitions int, change func(meta *bbolt.Bucket) error) string {
+	made := func(name string, partition, partitions int, change func(tx *Tx) error) string {
 		t.Helper()
 		path := filepath.Join(dir, name)
 		s := openAt(t, path, Options{Partition: partition, Partitions: partitions})
 		if change != nil {
-			if err := s.db.Update(func(bolt *bbolt.Tx) error { return change(bolt.Bucket(bucketMeta)) }); err != nil {
-				t.Fatal(err)
-			}
+			tamper(t, s, change)
 		}
 		closeStore(t, s)
 		return path
 	}
-	put := func(key, value []byte) func(*bbolt.Bucket) error {
-		return func(meta *bbolt.Bucket) error { return meta.Put(key, value) }
+	put := func(key, value []byte) func(*Tx) error {
+		return func(tx *Tx) error { return tx.put(bucketMeta, key, slices.Clone(value)) }
 	}
 	text := filepath.Join(dir, "text.db")
 	if err := os.WriteFile(text, []byte(strings.Repeat("no store at all\n", 4096)), 0o600); err != nil {
@@ -40,7 +37,7 @@ func TestOpenRefusesWhatIsNotItsFile(t *testing.T) {
 	}{
 		"another partition":         {made("p1.db", 1, 4, nil), Options{Partition: 2, Partitions: 4}, "partition 1 of 4, not 2 of 4"},
 		"another number of them":    {made("p2.db", 0, 4, nil), Options{Partitions: 1}, "partition 0 of 4, not 0 of 1"},
-		"another format":            {made("format.db", 0, 1, put(metaFormat, format)), Options{Partitions: 1}, "format 2 and this release reads format 1"},
+		"another format":            {made("format.db", 0, 1, put(metaFormat, format)), Options{Partitions: 1}, "format 3 and this release reads format 2"},
 		"a damaged format":          {made("damaged.db", 0, 1, put(metaFormat, []byte{1})), Options{Partitions: 1}, errDamaged.Error()},
 		"a damaged position":        {made("position.db", 0, 1, put(metaApplied, []byte{1})), Options{Partitions: 1}, "position: " + errDamaged.Error()},
 		"a damaged fold":            {made("fold.db", 0, 1, put(metaFold, []byte{9})), Options{Partitions: 1}, "fold: " + errDamaged.Error()},

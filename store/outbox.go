@@ -230,17 +230,19 @@ func (tx *Tx) DeadLetter(index uint32, l *schemas.DeadLetter) error {
 
 func (tx *Tx) putRow(dest string, index uint32, row []byte) error {
 	at := schemas.Position{Epoch: tx.applied.Epoch, Seq: tx.message.Seq, Index: index, N: tx.factN}
-	bucket := tx.bolt.Bucket(outboxBucket(dest))
-	bucket.FillPercent = sequentialFill
 	tx.added[destinationIndex(dest)]++
-	return bucket.Put(at.Append(nil), row)
+	return tx.add(outboxBucket(dest), at.Append(nil), row)
 }
 
 // sequences takes n numbers of an app's order of facts and gives the first.
 func (tx *Tx) sequences(app string, n int) (uint64, error) {
 	last, ok := tx.stage.apps[app]
 	if !ok {
-		if v := tx.bolt.Bucket(bucketApps).Get([]byte(app)); v != nil {
+		v, err := tx.bucket(bucketApps).get([]byte(app))
+		if err != nil {
+			return 0, err
+		}
+		if v != nil {
 			r := newReader(v)
 			r.Form(1)
 			last = r.Uvarint()
@@ -254,9 +256,8 @@ func (tx *Tx) sequences(app string, n int) (uint64, error) {
 }
 
 func (tx *Tx) putApps() error {
-	bucket := tx.bolt.Bucket(bucketApps)
 	for app, last := range tx.stage.apps {
-		if err := bucket.Put([]byte(app), binary.AppendUvarint([]byte{1}, last)); err != nil {
+		if err := tx.put(bucketApps, []byte(app), binary.AppendUvarint([]byte{1}, last)); err != nil {
 			return err
 		}
 	}
@@ -291,12 +292,16 @@ func (r *relayStage) done(st schemas.RelayState) {
 
 func (s *Store) loadOutbox(bolt *bbolt.Tx) error {
 	for i, dest := range destinations {
-		st, err := parseRelayState(bolt.Bucket(bucketMeta).Get(metaRelayed(dest)))
+		v, err := bucketOf(bolt, bucketMeta).get(metaRelayed(dest))
+		if err != nil {
+			return err
+		}
+		st, err := parseRelayState(v)
 		if err != nil {
 			return fmt.Errorf("relay to %s: %w", dest, err)
 		}
 		s.relay[dest].state = st
-		c := bolt.Bucket(outboxBucket(dest)).Cursor()
+		c := bucketOf(bolt, outboxBucket(dest)).Cursor()
 		n := int64(0)
 		for k, _ := c.First(); k != nil; k, _ = c.Next() {
 			n++
@@ -356,12 +361,12 @@ func (tx *Tx) settleRelays() error {
 		if !dirty {
 			continue
 		}
-		n, err := deleteRows(tx.bolt.Bucket(outboxBucket(dest)), st.After)
+		n, err := tx.deleteRows(outboxBucket(dest), st.After)
 		if err != nil {
 			return &Fault{"delete published rows", err}
 		}
 		tx.deleted[i] = int64(n)
-		if err := tx.bolt.Bucket(bucketMeta).Put(metaRelayed(dest), appendRelayState(nil, st)); err != nil {
+		if err := tx.put(bucketMeta, metaRelayed(dest), appendRelayState(nil, st)); err != nil {
 			return &Fault{"write position of relay", err}
 		}
 	}
@@ -369,10 +374,10 @@ func (tx *Tx) settleRelays() error {
 }
 
 // deleteRows removes the rows all of whose facts stand at or before a position.
-func deleteRows(bucket *bbolt.Bucket, after schemas.Position) (n int, err error) {
-	c := bucket.Cursor()
+func (tx *Tx) deleteRows(id bucketID, after schemas.Position) (n int, err error) {
+	c := tx.bucket(id).cursor()
 	end := after.Append(nil)
-	for k, v := c.First(); k != nil && bytes.Compare(k, end) <= 0; k, v = c.First() {
+	for k, v := c.first(); k != nil && bytes.Compare(k, end) <= 0; k, v = c.first() {
 		last, err := schemas.ParsePosition(k)
 		if err != nil {
 			return n, err
@@ -385,12 +390,12 @@ func deleteRows(bucket *bbolt.Bucket, after schemas.Position) (n int, err error)
 		if last.Compare(after) > 0 {
 			return n, nil
 		}
-		if err := c.Delete(); err != nil {
+		if err := tx.remove(c, k); err != nil {
 			return n, err
 		}
 		n++
 	}
-	return n, nil
+	return n, c.err
 }
 
 func appendRelayState(b []byte, st schemas.RelayState) []byte {

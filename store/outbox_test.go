@@ -53,7 +53,7 @@ func outboxHistory() []message {
 func rows(t *testing.T, s *Store, dest string) (keys []schemas.Position) {
 	t.Helper()
 	if err := s.db.View(func(bolt *bbolt.Tx) error {
-		return bolt.Bucket(outboxBucket(dest)).ForEach(func(k, _ []byte) error {
+		return bucketOf(bolt, outboxBucket(dest)).ForEach(func(k, _ []byte) error {
 			p, err := schemas.ParsePosition(k)
 			keys = append(keys, p)
 			return err
@@ -329,25 +329,23 @@ func TestSequencesHaveNoGaps(t *testing.T) {
 
 // A row names ranges of the event log; the log and the batch are needed to render it.
 func TestDamagedOutboxIsAnError(t *testing.T) {
-	for name, damage := range map[string]func(*bbolt.Tx) error{
-		"event log gone": func(bolt *bbolt.Tx) error { return bolt.Bucket(bucketEvents).Delete(keyChunk(2, 0)) },
-		"batch gone":     func(bolt *bbolt.Tx) error { return bolt.Bucket(bucketBatches).Delete(keyCommand(2, 0)) },
-		"empty row": func(bolt *bbolt.Tx) error {
-			return bolt.Bucket(bucketFacts).Put(schemas.Position{Epoch: 1, Seq: 2, Index: 3}.Append(nil), nil)
+	for name, damage := range map[string]func(*Tx) error{
+		"event log gone": func(tx *Tx) error { return erase(tx, bucketEvents, keyChunk(2, 0)) },
+		"batch gone":     func(tx *Tx) error { return erase(tx, bucketBatches, keyCommand(2, 0)) },
+		"empty row": func(tx *Tx) error {
+			return tx.put(bucketFacts, schemas.Position{Epoch: 1, Seq: 2, Index: 3}.Append(nil), nil)
 		},
-		"row of another form": func(bolt *bbolt.Tx) error {
-			return bolt.Bucket(bucketFacts).Put(schemas.Position{Epoch: 1, Seq: 2, Index: 3}.Append(nil), []byte{9, 0})
+		"row of another form": func(tx *Tx) error {
+			return tx.put(bucketFacts, schemas.Position{Epoch: 1, Seq: 2, Index: 3}.Append(nil), []byte{9, 0})
 		},
-		"cause beyond the list": func(bolt *bbolt.Tx) error {
+		"cause beyond the list": func(tx *Tx) error {
 			row := usageRow{causes: make([]factCause, 1), apps: []usageRange{{app: "a", events: 1, cause: 1}}}
-			return bolt.Bucket(bucketFacts).Put(schemas.Position{Epoch: 1, Seq: 2, Index: 3}.Append(nil), row.append(nil))
+			return tx.put(bucketFacts, schemas.Position{Epoch: 1, Seq: 2, Index: 3}.Append(nil), row.append(nil))
 		},
 	} {
 		s := openNew(t, Options{})
 		apply(t, s, 1, outboxHistory()...)
-		if err := s.db.Update(damage); err != nil {
-			t.Fatal(err)
-		}
+		tamper(t, s, damage)
 		if _, err := s.Facts(schemas.DestFacts, schemas.Position{}, everything, everything); err == nil {
 			t.Errorf("%s: no error", name)
 		}

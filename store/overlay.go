@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"slices"
 
+	"go.etcd.io/bbolt"
+
 	"grout/schemas"
 )
 
@@ -142,6 +144,14 @@ func (f *foldState) append(b []byte) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(f.NextKey)))
 	return append(b, f.NextKey...)
+}
+
+func readFoldState(bolt *bbolt.Tx) (foldState, error) {
+	v, err := bucketOf(bolt, bucketMeta).get(metaFold)
+	if err != nil {
+		return foldState{}, err
+	}
+	return parseFoldState(v)
 }
 
 func parseFoldState(b []byte) (f foldState, err error) {

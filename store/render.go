@@ -18,8 +18,8 @@ func (s *Store) Facts(dest string, after schemas.Position, maxMessages, maxBytes
 		defer func() { out = w.out }()
 		from := after
 		from.N = 0 // a row of the same command may hold facts on both sides of the position
-		c := bolt.Bucket(outboxBucket(dest)).Cursor()
-		for k, v := c.Seek(from.Append(nil)); k != nil && !w.full(); k, v = c.Next() {
+		c := bucketOf(bolt, outboxBucket(dest)).cursor()
+		for k, v := c.seek(from.Append(nil)); k != nil && !w.full(); k, v = c.next() {
 			at, err := schemas.ParsePosition(k)
 			if err != nil {
 				return err
@@ -28,7 +28,7 @@ func (s *Store) Facts(dest string, after schemas.Position, maxMessages, maxBytes
 				return err
 			}
 		}
-		return nil
+		return c.err
 	})
 	return out, err
 }
@@ -177,7 +177,11 @@ func (b *batchNames) head(command uint32) (batchHead, error) {
 	if h, ok := b.heads[command]; ok {
 		return h, nil
 	}
-	r := newReader(b.bolt.Bucket(bucketBatches).Get(keyCommand(b.seq, command)))
+	v, err := bucketOf(b.bolt, bucketBatches).get(keyCommand(b.seq, command))
+	if err != nil {
+		return batchHead{}, err
+	}
+	r := newReader(v)
 	r.Form(1)
 	r.Byte()
 	h := batchHead{at: r.Varint(), name: r.text()}

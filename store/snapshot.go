@@ -52,7 +52,7 @@ func (s *Store) Snapshot(ctx context.Context, dir string, now time.Time, pace fu
 		return Snapshot{}, fmt.Errorf("snapshot: %w", err)
 	}
 	defer func() { _ = bolt.Rollback() }()
-	at, err := parseApplied(bolt.Bucket(bucketMeta).Get(metaApplied))
+	at, err := readApplied(bolt)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot: position: %w", err)
 	}
@@ -105,16 +105,22 @@ func (p *Snapshot) Check(ctx context.Context) error {
 	if got := hex.EncodeToString(sum.Sum(nil)); got != p.SHA256 || n != p.Bytes {
 		return fmt.Errorf("check snapshot %s: %d bytes with SHA-256 %s, the manifest says %d with %s: the copy is damaged", p.Path, n, got, p.Bytes, p.SHA256)
 	}
+	checkup, err := Check(ctx, p.Path)
+	if err == nil && checkup.Damaged > 0 {
+		err = &DamageError{checkup}
+	}
+	if err != nil {
+		return fmt.Errorf("check snapshot %s: %w", p.Path, err)
+	}
 	db, err := bbolt.Open(p.Path, 0o600, &bbolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
 		return fmt.Errorf("check snapshot %s: %w", p.Path, err)
 	}
 	err = db.View(func(bolt *bbolt.Tx) error {
-		meta := bolt.Bucket(bucketMeta)
-		if meta == nil {
+		if bucketOf(bolt, bucketMeta).Bucket == nil {
 			return errDamaged
 		}
-		at, err := parseApplied(meta.Get(metaApplied))
+		at, err := readApplied(bolt)
 		if err == nil && at.Checkpoint != p.Position {
 			err = fmt.Errorf("the copy stands at %d, the manifest says %d", at.Seq, p.Position.Seq)
 		}

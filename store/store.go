@@ -1,10 +1,12 @@
 package store
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,7 +20,7 @@ import (
 )
 
 // Format is the version of the file's layout.
-const Format = 1
+const Format = 2
 
 // DefaultFoldEvery is how many events are applied between two freezes of the
 // newest aggregates.
@@ -49,6 +51,8 @@ type Store struct {
 	opts Options
 	path string
 
+	checkup Checkup // of the file, before it was opened
+
 	idMu sync.RWMutex // guards changes of ids against readers; the goroutine that updates reads freely
 	ids  idTable
 
@@ -60,6 +64,7 @@ type Store struct {
 	overlay overlay
 	applied applied
 	fold    foldState
+	sums    bucketSums
 
 	relay map[string]*relayStage
 	stats stats
@@ -104,16 +109,20 @@ func Open(path string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
+	checkup, err := checkBefore(path)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
-		Timeout: time.Second, ReadOnly: o.ReadOnly, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, InitialMmapSize: initialMmap,
+		Timeout: lockWait, ReadOnly: o.ReadOnly, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true, InitialMmapSize: initialMmap,
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fmt.Errorf("open store %s: another process holds it; stop that one or use another data directory", path)
+		err = errHeld
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s := &Store{db: db, opts: o, path: path, relay: map[string]*relayStage{
+	s := &Store{db: db, opts: o, path: path, checkup: checkup, relay: map[string]*relayStage{
 		schemas.DestFacts: newRelayStage(), schemas.DestDeadLetters: newRelayStage(),
 	}}
 	if err := s.load(); err != nil {
@@ -121,6 +130,32 @@ func Open(path string, o Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+const (
+	lockWait  = time.Second
+	lockRetry = 20 * time.Millisecond
+)
+
+var errHeld = errors.New("another process holds it; stop that one or use another data directory")
+
+// checkBefore verifies a file that is there; an empty one is as good as none.
+func checkBefore(path string) (Checkup, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+		return Checkup{Path: path, Damage: []Damage{}}, nil
+	}
+	c, err := Check(context.Background(), path)
+	if err != nil {
+		return c, err
+	}
+	if c.Damaged > 0 {
+		return c, &DamageError{c}
+	}
+	return c, nil
+}
+
+// Checkup is what was found when the file was opened.
+func (s *Store) Checkup() Checkup { return s.checkup }
 
 func (s *Store) load() error {
 	if err := s.create(); err != nil {
@@ -136,17 +171,8 @@ func (s *Store) load() error {
 		if err := s.checkFormat(bolt); err != nil {
 			return err
 		}
-		meta := bolt.Bucket(bucketMeta)
-		var err error
-		if s.applied, err = parseApplied(meta.Get(metaApplied)); err != nil {
-			return fmt.Errorf("position: %w", err)
-		}
-		if s.fold, err = parseFoldState(meta.Get(metaFold)); err != nil {
-			return fmt.Errorf("fold: %w", err)
-		}
-		s.next = 1
-		if v := meta.Get(metaIDs); v != nil {
-			s.next = binary.BigEndian.Uint64(v)
+		if err := s.loadMeta(bolt); err != nil {
+			return err
 		}
 		if err := s.loadIDs(bolt); err != nil {
 			return err
@@ -158,41 +184,68 @@ func (s *Store) load() error {
 	})
 }
 
+func (s *Store) loadMeta(bolt *bbolt.Tx) (err error) {
+	if s.applied, err = readApplied(bolt); err != nil {
+		return fmt.Errorf("position: %w", err)
+	}
+	if s.fold, err = readFoldState(bolt); err != nil {
+		return fmt.Errorf("fold: %w", err)
+	}
+	meta := bucketOf(bolt, bucketMeta)
+	v, err := meta.get(metaSums)
+	if err != nil {
+		return err
+	}
+	if s.sums, err = parseSumsRecord(v); err != nil {
+		return fmt.Errorf("sums: %w", err)
+	}
+	s.next = 1
+	if v, err = meta.get(metaIDs); err != nil {
+		return err
+	}
+	if v != nil {
+		if len(v) != 8 {
+			return fmt.Errorf("next ordinal: %w", errDamaged)
+		}
+		s.next = binary.BigEndian.Uint64(v)
+	}
+	return nil
+}
+
 // create makes the buckets of a new file.
 func (s *Store) create() error {
 	if s.opts.ReadOnly {
 		return nil
 	}
 	return s.db.Update(func(bolt *bbolt.Tx) error {
-		for _, name := range buckets {
-			if _, err := bolt.CreateBucketIfNotExists(name); err != nil {
+		if bucketOf(bolt, bucketMeta).Bucket != nil {
+			return nil
+		}
+		for id := range bucketCount {
+			if _, err := bolt.CreateBucket([]byte(id.String())); err != nil {
 				return err
 			}
 		}
-		meta := bolt.Bucket(bucketMeta)
-		if meta.Get(metaFormat) != nil {
-			return nil
-		}
+		tx := Tx{bolt: bolt}
 		var v []byte
 		for _, n := range [...]int{Format, s.opts.Partition, s.opts.Partitions, s.opts.FoldEvery} {
 			v = binary.BigEndian.AppendUint32(v, uint32(n))
 		}
-		return meta.Put(metaFormat, v)
+		if err := tx.put(bucketMeta, metaFormat, v); err != nil {
+			return err
+		}
+		return tx.putSums()
 	})
 }
 
 // checkFormat refuses a file of another layout or of another partition, and takes
 // over what was fixed when the file was made.
 func (s *Store) checkFormat(bolt *bbolt.Tx) error {
-	meta := bolt.Bucket(bucketMeta)
-	if meta == nil {
-		return errDamaged
+	f, v, err := readFormat(bolt)
+	if err != nil {
+		return err
 	}
-	v := meta.Get(metaFormat)
-	if len(v) < 4 {
-		return errDamaged
-	}
-	if f := binary.BigEndian.Uint32(v); f != Format {
+	if f != Format {
 		return fmt.Errorf("the file has format %d and this release reads format %d: use the release that wrote it", f, Format)
 	}
 	if len(v) != 16 {
@@ -207,10 +260,30 @@ func (s *Store) checkFormat(bolt *bbolt.Tx) error {
 	return nil
 }
 
+// readFormat gives the version of the layout and the record that says it. Format 1
+// knew no seals; its record is 16 bytes. Whatever comes later begins like this one.
+func readFormat(bolt *bbolt.Tx) (format uint32, record []byte, err error) {
+	meta := bucketOf(bolt, bucketMeta)
+	if meta.Bucket == nil {
+		return 0, nil, errDamaged
+	}
+	if raw := meta.Get(metaFormat); len(raw) == 16 && binary.BigEndian.Uint32(raw) == 1 {
+		return 1, raw, nil
+	}
+	v, err := meta.get(metaFormat)
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(v) < 4 {
+		return 0, nil, errDamaged
+	}
+	return binary.BigEndian.Uint32(v), v, nil
+}
+
 func (s *Store) loadIDs(bolt *bbolt.Tx) error {
-	ids := bolt.Bucket(bucketIDs)
-	c := ids.Cursor()
-	for k, v := c.First(); k != nil; k, v = c.Next() {
+	ids := bucketOf(bolt, bucketIDs)
+	c := ids.cursor()
+	for k, v := c.first(); k != nil; k, v = c.next() {
 		first := binary.BigEndian.Uint64(k)
 		chunk, err := parseIDChunk(v)
 		if err != nil {
@@ -233,11 +306,11 @@ func (s *Store) loadIDs(bolt *bbolt.Tx) error {
 		}
 	}
 	s.noteIDs()
-	return nil
+	return c.err
 }
 
 // lookup gives the ordinal and entry of a committed id; ordinal 0 is none.
-func (s *Store) lookup(ids *bbolt.Bucket, fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err error) {
+func (s *Store) lookup(ids bucket, fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err error) {
 	s.ids.find(fp, func(o uint64) bool {
 		found, rerr := readID(ids, o)
 		if rerr != nil {
@@ -263,10 +336,10 @@ func (s *Store) loadOverlay(bolt *bbolt.Tx) error {
 		s.overlay.frozen = newGeneration(s.fold.Number)
 		frozen = s.overlay.frozen.adder()
 	}
-	c := bolt.Bucket(bucketEvents).Cursor()
+	c := bucketOf(bolt, bucketEvents).cursor()
 	var events []schemas.UsageEvent
 	var commands []uint32
-	for k, v := c.Seek(keySeq(s.fold.Folded + 1)); k != nil; k, v = c.Next() {
+	for k, v := c.seek(keySeq(s.fold.Folded + 1)); k != nil; k, v = c.next() {
 		var err error
 		if events, commands, err = decodeChunk(v, events[:0], commands[:0]); err != nil {
 			return fmt.Errorf("event log at %x: %w", k, err)
@@ -278,6 +351,9 @@ func (s *Store) loadOverlay(bolt *bbolt.Tx) error {
 		for i := range events {
 			to.add(&events[i])
 		}
+	}
+	if c.err != nil {
+		return c.err
 	}
 	if err := loadAdjustments(bolt, &s.fold, frozen, live); err != nil {
 		return fmt.Errorf("adjustments: %w", err)
@@ -355,6 +431,14 @@ func (a *applied) append(b []byte) []byte {
 	b = append(b, a.Digest[:]...)
 	b = binary.AppendVarint(b, a.Now)
 	return binary.AppendUvarint(b, a.Positions)
+}
+
+func readApplied(bolt *bbolt.Tx) (applied, error) {
+	v, err := bucketOf(bolt, bucketMeta).get(metaApplied)
+	if err != nil {
+		return applied{}, err
+	}
+	return parseApplied(v)
 }
 
 func parseApplied(v []byte) (a applied, err error) {

@@ -33,6 +33,8 @@ type Tx struct {
 	folded   bool
 	sliced   bool
 	messages int
+	buckets  [bucketCount]bucket
+	sums     bucketSums
 }
 
 // Message is the head of a message that is applied.
@@ -74,7 +76,7 @@ func (s *Store) Update(fn func(tx *Tx) error) error {
 	if s.stage.apps == nil {
 		s.stage.apps = map[string]uint64{}
 	}
-	tx := &Tx{bolt: bolt, store: s, stage: &s.stage, applied: s.applied, fold: s.fold, next: s.next}
+	tx := &Tx{bolt: bolt, store: s, stage: &s.stage, applied: s.applied, fold: s.fold, next: s.next, sums: s.sums}
 	if err := tx.run(fn); err != nil {
 		_ = bolt.Rollback()
 		return err
@@ -111,17 +113,25 @@ func (tx *Tx) run(fn func(*Tx) error) (err error) {
 	if err := tx.putApps(); err != nil {
 		return &Fault{"write app counters", err}
 	}
-	meta := tx.bolt.Bucket(bucketMeta)
 	for _, r := range [...]struct{ k, v []byte }{
 		{metaApplied, tx.applied.append(nil)},
 		{metaFold, tx.fold.append(nil)},
 		{metaIDs, binary.BigEndian.AppendUint64(nil, tx.next)},
 	} {
-		if err := meta.Put(r.k, r.v); err != nil {
+		if err := tx.put(bucketMeta, r.k, r.v); err != nil {
 			return &Fault{"write " + string(r.k), err}
 		}
 	}
-	return tx.settleRelays()
+	if err := tx.settleRelays(); err != nil {
+		return err
+	}
+	return faultOf("write sums", tx.putSums())
+}
+
+// putSums comes last: the record tells of every other row.
+func (tx *Tx) putSums() error {
+	meta := tx.bucket(bucketMeta)
+	return meta.Put(metaSums, seal(bucketMeta, metaSums, tx.sums.append(nil)))
 }
 
 // merge shows readers what the transaction changed.
@@ -156,7 +166,7 @@ func (s *Store) merge(tx *Tx) {
 		s.overlay.live = newGeneration(0)
 		s.overlay.frozen.freeze()
 	}
-	s.applied, s.fold = tx.applied, tx.fold
+	s.applied, s.fold, s.sums = tx.applied, tx.fold, tx.sums
 	s.mu.Unlock()
 
 	s.stats.transactions.Add(1)
@@ -232,16 +242,17 @@ func (tx *Tx) end(events []recorded) error {
 	}
 	a := &tx.applied
 	a.Seq, a.StoredAt, a.Digest, a.StreamCreated = m.Seq, m.StoredAt, m.Digest, m.StreamCreated
-	positions := tx.bolt.Bucket(bucketPositions)
-	positions.FillPercent = sequentialFill
 	v := binary.BigEndian.AppendUint64(nil, uint64(m.StoredAt))
-	if err := positions.Put(keySeq(m.Seq), append(v, m.Digest[:]...)); err != nil {
+	if err := tx.add(bucketPositions, keySeq(m.Seq), append(v, m.Digest[:]...)); err != nil {
 		return err
 	}
 	if a.Positions++; a.Positions > keptPositions {
-		c := positions.Cursor()
-		c.First()
-		if err := c.Delete(); err != nil {
+		c := tx.bucket(bucketPositions).cursor()
+		k, _ := c.first()
+		if c.err != nil {
+			return c.err
+		}
+		if err := tx.remove(c, k); err != nil {
 			return err
 		}
 		a.Positions--
@@ -251,12 +262,10 @@ func (tx *Tx) end(events []recorded) error {
 
 func (tx *Tx) putIDs() error {
 	entries := tx.stage.ids.entries[tx.firstID:]
-	bucket := tx.bolt.Bucket(bucketIDs)
-	bucket.FillPercent = sequentialFill
 	for len(entries) > 0 {
 		n := min(len(entries), idChunkLength)
-		v := appendIDChunk(make([]byte, 0, idChunkHead+n*idEntrySize), tx.message.Seq, entries[:n])
-		if err := bucket.Put(keyOrdinal(entries[0].ordinal), v); err != nil {
+		v := appendIDChunk(make([]byte, 0, idChunkHead+n*idEntrySize+sealSize), tx.message.Seq, entries[:n])
+		if err := tx.add(bucketIDs, keyOrdinal(entries[0].ordinal), v); err != nil {
 			return err
 		}
 		entries = entries[n:]
@@ -269,7 +278,7 @@ func (tx *Tx) find(fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err erro
 	if s := tx.stage.ids.get(fp); s != nil {
 		return s.ordinal, s.idEntry, nil
 	}
-	return tx.store.lookup(tx.bolt.Bucket(bucketIDs), fp)
+	return tx.store.lookup(tx.bucket(bucketIDs), fp)
 }
 
 // enter gives an id the next ordinal; from is that of the entry it takes over.

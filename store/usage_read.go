@@ -61,7 +61,7 @@ func (s *Store) view(app string, from, to uint32, do rowFunc) (*view, error) {
 	s.overlay.live.each(app, from, to, do)
 	v := &view{bolt: bolt, frozen: s.overlay.frozen}
 	s.mu.RUnlock()
-	if v.fold, err = parseFoldState(bolt.Bucket(bucketMeta).Get(metaFold)); err != nil {
+	if v.fold, err = readFoldState(bolt); err != nil {
 		v.close()
 		return nil, err
 	}
@@ -89,9 +89,9 @@ func (v *view) rows(ctx context.Context, app string, from, to uint32, do rowFunc
 
 // scanHours passes on the bucket's rows of an app, hour by hour.
 func scanHours(ctx context.Context, bolt *bbolt.Tx, app string, from, to uint32, do rowFunc) error {
-	c := bolt.Bucket(bucketHours).Cursor()
+	c := bucketOf(bolt, bucketHours).cursor()
 	prefix := appendHourAppKey(nil, from, app)
-	k, value := c.Seek(prefix)
+	k, value := c.seek(prefix)
 	for n := 1; k != nil; n++ {
 		hour := binary.BigEndian.Uint32(k)
 		if hour >= to {
@@ -108,16 +108,16 @@ func scanHours(ctx context.Context, bolt *bbolt.Tx, app string, from, to uint32,
 				return err
 			}
 			do(hour, string(k[len(prefix):]), &sums)
-			k, value = c.Next()
+			k, value = c.next()
 		case bytes.Compare(k, prefix) < 0: // before the app in this hour
-			k, value = c.Seek(prefix)
+			k, value = c.seek(prefix)
 		case hour+1 >= to:
 			return nil
 		default: // behind it: on to the next hour
-			k, value = c.Seek(appendHourAppKey(prefix[:0], hour+1, app))
+			k, value = c.seek(appendHourAppKey(prefix[:0], hour+1, app))
 		}
 	}
-	return nil
+	return c.err
 }
 
 // summation groups rows as a query asks.

@@ -135,9 +135,7 @@ func faultOf(doing string, err error) error {
 func (tx *Tx) PutBatch(command uint32, b *Batch) (schemas.IngestOutcome, error) {
 	at := tx.Place(command)
 	b.At = tx.applied.Now
-	bucket := tx.bolt.Bucket(bucketBatches)
-	bucket.FillPercent = sequentialFill
-	if err := bucket.Put(keyCommand(at.Seq, at.Index), b.append(nil)); err != nil {
+	if err := tx.add(bucketBatches, keyCommand(at.Seq, at.Index), b.append(nil)); err != nil {
 		return schemas.IngestOutcome{}, &Fault{"write batch", err}
 	}
 	if !b.Made && b.changes() {
