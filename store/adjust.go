@@ -112,7 +112,7 @@ func (tx *Tx) Event(app, eventID string) (*Recorded, error) {
 
 // recorded gives the event that a message recorded, the running one included.
 func (tx *Tx) recorded(app, eventID string, seq uint64) (schemas.UsageEvent, error) {
-	if seq == tx.message.Seq {
+	if seq == tx.log() {
 		for _, r := range tx.usage.index[app].events {
 			if r.event.EventID == eventID {
 				return *r.event, nil

@@ -42,10 +42,14 @@ func (s *Store) BatchOfApp(ctx context.Context, app, batchID string) (st schemas
 	return st, err == nil, err
 }
 
-// BatchAt gives the outcome of the command at a place. Applied is false when the
-// partition has not come that far.
+// LogPosition places a message of the command stream as it is now among those of all
+// epochs: what BatchAt asks for.
+func (s *Store) LogPosition(seq uint64) uint64 { return logPosition(s.Epoch(), seq) }
+
+// BatchAt gives the outcome of the command at a log position and index. Applied is
+// false when the partition has not come that far.
 func (s *Store) BatchAt(seq uint64, index uint32) (st schemas.BatchStatus, found bool, err error) {
-	if s.Checkpoint().Seq < seq {
+	if s.LogPosition(s.Checkpoint().Seq) < seq {
 		return st, true, nil
 	}
 	err = s.db.View(func(bolt *bbolt.Tx) error {

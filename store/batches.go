@@ -40,15 +40,15 @@ type Part struct {
 	First      Place // of the command that applied the part
 }
 
-// Place is where a command stands in its partition's stream.
+// Place is where a command stands in its partition's log.
 type Place struct {
-	Seq   uint64
+	Seq   uint64 // log position of its message
 	Index uint32
 }
 
-// The reference of a batch in the id log is its place: 40 bits of sequence and
-// 24 of index.
-const placeIndexBits = 24
+// The reference of a batch in the id log is its place: 52 bits of log position and
+// 12 of index.
+const placeIndexBits = 12
 
 func (p Place) ref() uint64 { return p.Seq<<placeIndexBits | uint64(p.Index) }
 

@@ -22,7 +22,7 @@ func (tx *Tx) stepFold(entries int) error {
 		return tx.foldSlice(max(foldRowsAtLeast, foldRowsPerEntry*entries))
 	case f.To == 0 && f.Live >= every:
 		f.Number++
-		f.To = tx.message.Seq
+		f.To = tx.log()
 		f.NextKey = nil
 		f.Live = 0
 		tx.froze = true

@@ -65,6 +65,17 @@ func outboxBucket(dest string) bucketID {
 	return bucketFacts
 }
 
+// sequenceBits of a log position are the message's sequence in the command stream,
+// those above them the epoch: a stream that was recreated counts from 1 again, and
+// what it brings stands behind everything before it.
+const sequenceBits = 40
+
+// logPosition places a message of any epoch in one order. Keys and references hold
+// it wherever they speak of a message; in the first epoch it is the sequence.
+func logPosition(epoch uint32, seq uint64) uint64 {
+	return uint64(epoch-firstEpoch)<<sequenceBits | seq
+}
+
 func keySeq(seq uint64) []byte { return binary.BigEndian.AppendUint64(nil, seq) }
 
 func keyChunk(seq uint64, chunk int) []byte {

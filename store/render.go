@@ -78,9 +78,10 @@ func (w *renderer) usage(at schemas.Position, v []byte) error {
 	if err != nil {
 		return err
 	}
-	events := newEventReader(w.bolt, at.Seq)
-	batches := batchNames{bolt: w.bolt, seq: at.Seq}
-	p := part{seq: at.Seq, events: events, batches: &batches}
+	seq := logPosition(at.Epoch, at.Seq)
+	events := newEventReader(w.bolt, seq)
+	batches := batchNames{bolt: w.bolt, seq: seq}
+	p := part{seq: seq, events: events, batches: &batches}
 	for i := range row.apps {
 		a := &row.apps[i]
 		left := a.events

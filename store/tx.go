@@ -211,7 +211,10 @@ func (tx *Tx) Command(c *schemas.CommandFrame) int64 {
 func (tx *Tx) SetNow(to int64) { tx.applied.Now = to }
 
 // Place tells where the command with the given index of the message stands.
-func (tx *Tx) Place(index uint32) Place { return Place{tx.message.Seq, index} }
+func (tx *Tx) Place(index uint32) Place { return Place{tx.log(), index} }
+
+// log is the log position of the running message.
+func (tx *Tx) log() uint64 { return logPosition(tx.applied.Epoch, tx.message.Seq) }
 
 // End closes the message: ids, events, facts, position.
 func (tx *Tx) End() error {
@@ -231,7 +234,7 @@ func (tx *Tx) end(events []recorded) error {
 	if err := tx.putIDs(); err != nil {
 		return err
 	}
-	if err := tx.putEvents(m.Seq, events); err != nil {
+	if err := tx.putEvents(tx.log(), events); err != nil {
 		return err
 	}
 	if err := tx.emitUsage(); err != nil {
@@ -243,7 +246,7 @@ func (tx *Tx) end(events []recorded) error {
 	a := &tx.applied
 	a.Seq, a.StoredAt, a.Digest, a.StreamCreated = m.Seq, m.StoredAt, m.Digest, m.StreamCreated
 	v := binary.BigEndian.AppendUint64(nil, uint64(m.StoredAt))
-	if err := tx.add(bucketPositions, keySeq(m.Seq), append(v, m.Digest[:]...)); err != nil {
+	if err := tx.add(bucketPositions, keySeq(tx.log()), append(v, m.Digest[:]...)); err != nil {
 		return err
 	}
 	if a.Positions++; a.Positions > keptPositions {
@@ -264,7 +267,7 @@ func (tx *Tx) putIDs() error {
 	entries := tx.stage.ids.entries[tx.firstID:]
 	for len(entries) > 0 {
 		n := min(len(entries), idChunkLength)
-		v := appendIDChunk(make([]byte, 0, idChunkHead+n*idEntrySize+sealSize), tx.message.Seq, entries[:n])
+		v := appendIDChunk(make([]byte, 0, idChunkHead+n*idEntrySize+sealSize), tx.log(), entries[:n])
 		if err := tx.add(bucketIDs, keyOrdinal(entries[0].ordinal), v); err != nil {
 			return err
 		}
@@ -283,7 +286,7 @@ func (tx *Tx) find(fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err erro
 
 // enter gives an id the next ordinal; from is that of the entry it takes over.
 func (tx *Tx) enter(kind schemas.IDKind, fp *schemas.Fingerprint, ref, from uint64) {
-	tx.stage.ids.add(stagedID{idEntry: idEntry{kind, *fp, ref, tx.message.Seq}, ordinal: tx.next, from: from})
+	tx.stage.ids.add(stagedID{idEntry: idEntry{kind, *fp, ref, tx.log()}, ordinal: tx.next, from: from})
 	tx.next++
 }
 

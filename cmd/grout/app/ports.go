@@ -8,6 +8,7 @@ import (
 	"grout/bus"
 	"grout/handlers/httpapi"
 	"grout/schemas"
+	"grout/store"
 )
 
 // Bounds of what may wait before commands are refused and /ready turns red.
@@ -56,18 +57,27 @@ func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, 
 	if err != nil {
 		return nil, err
 	}
-	return (*pendingCommand)(pending), nil
+	return &pendingCommand{pending, p.store}, nil
 }
 
-type pendingCommand bus.Pending
+type pendingCommand struct {
+	*bus.Pending
+	store *store.Store
+}
 
 func (p *pendingCommand) Stored(ctx context.Context) (httpapi.Receipt, error) {
-	r, err := (*bus.Pending)(p).Stored(ctx)
-	return httpapi.Receipt(r), err
+	return p.receipt(p.Pending.Stored(ctx))
 }
 
 func (p *pendingCommand) Wait(ctx context.Context) (httpapi.Receipt, error) {
-	r, err := (*bus.Pending)(p).Wait(ctx)
+	return p.receipt(p.Pending.Wait(ctx))
+}
+
+// receipt tells places of the log instead of the stream's.
+func (p *pendingCommand) receipt(r bus.Receipt, err error) (httpapi.Receipt, error) {
+	if r.Seq != 0 {
+		r.Seq = p.store.LogPosition(r.Seq)
+	}
 	return httpapi.Receipt(r), err
 }
 
