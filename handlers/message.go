@@ -125,6 +125,7 @@ func (m *message) letter(frame *schemas.CommandFrame, index uint32, why *schemas
 	n := index
 	if frame != nil {
 		l.AppID, l.Kind = frame.AppID, frame.Kind
+		l.CorrelationID, l.TraceParent = frame.CorrelationID, frame.TraceParent
 		if frame.Kind != "" { // the whole command, as a group of one, so that it can be sent again
 			l.Original.Data = schemas.AppendGroup(nil, []schemas.CommandFrame{*frame})
 		}

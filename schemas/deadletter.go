@@ -10,10 +10,13 @@ import (
 // DeadLetter is a command that could not be read or applied, with the whole
 // original (contract §8).
 type DeadLetter struct {
-	ID       string // of the letter
-	AppID    string // empty when it could not be read
-	Kind     string // likewise
-	Cause    Cause
+	ID    string // of the letter
+	AppID string // empty when it could not be read
+	Kind  string // likewise
+	Cause Cause
+	// CorrelationID and TraceParent are those of the command, empty when unknown.
+	CorrelationID, TraceParent string
+
 	Code     Code
 	Reason   string
 	Attempts int
@@ -51,7 +54,7 @@ type DeadLetterOriginal struct {
 func (l *DeadLetter) AppendJSON(dst []byte, time int64) []byte {
 	valid := *l // what a damaged frame says may be no text at all
 	l = &valid
-	for _, s := range [...]*string{&l.ID, &l.AppID, &l.Kind, &l.Cause.ID, &l.Cause.Source, &l.Reason, &l.Original.Subject} {
+	for _, s := range [...]*string{&l.ID, &l.AppID, &l.Kind, &l.Cause.ID, &l.Cause.Source, &l.CorrelationID, &l.TraceParent, &l.Reason, &l.Original.Subject} {
 		*s = strings.ToValidUTF8(*s, "\uFFFD")
 	}
 	app := l.AppID
@@ -74,6 +77,8 @@ func (l *DeadLetter) AppendJSON(dst []byte, time int64) []byte {
 		dst = append(dst, `,"causationsource":`...)
 		dst = AppendJSONString(dst, l.Cause.Source)
 	}
+	dst = appendTextField(dst, `,"correlationid":`, l.CorrelationID)
+	dst = appendTextField(dst, `,"traceparent":`, l.TraceParent)
 	dst = append(dst, `,"data":{"code":`...)
 	dst = AppendJSONString(dst, string(l.Code))
 	dst = append(dst, `,"reason":`...)

@@ -60,6 +60,7 @@ func TestDeadLettersAreCloudEvents(t *testing.T) {
 func TestDeadLetterGolden(t *testing.T) {
 	l := DeadLetter{
 		ID: FactID(Cause{"c-1", "//mozaiks.ai/grout/http"}, 0), AppID: "app 1", Kind: "usage.ingest", Cause: Cause{"c-1", "//mozaiks.ai/grout/http"},
+		CorrelationID: "corr-1", TraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 		Code: CodeUndecodable, Reason: "the payload of usage.ingest cannot be read", Attempts: 1,
 		Original: OriginalMessage{
 			Subject: "mozaiks.v1.grp.0", Headers: map[string][]string{"ce-id": {"g-1"}, "Nats-Schedule": {"<a>", "b"}}, Data: []byte("\x00original\xff"),
@@ -74,7 +75,7 @@ func TestLargestDeadLetterFits(t *testing.T) {
 	for _, c := range widestCharacters {
 		id, long := strings.Repeat(c, MaxIDChars), strings.Repeat(c, 1024)
 		l := DeadLetter{
-			ID: FactID(Cause{}, 0), AppID: id, Kind: long, Cause: Cause{long, long}, Code: CodeUndecodable, Reason: long, Attempts: 1,
+			ID: FactID(Cause{}, 0), AppID: id, Kind: long, Cause: Cause{long, long}, CorrelationID: long, TraceParent: long, Code: CodeUndecodable, Reason: long, Attempts: 1,
 			Original: OriginalMessage{Subject: long, Headers: map[string][]string{long: {long, long}}, Data: bytes.Repeat([]byte{0xff}, MaxGroupBytes)},
 		}
 		if n := len(l.AppendJSON(nil, 0)); n >= maxNATSPayload {
