@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,14 @@ type benchOptions struct {
 	duration     time.Duration
 	warmup       time.Duration
 	rate         float64 // events a second
+	span         time.Duration
+	apps         int
+
+	matrix        bool
+	chats         string
+	openShare     float64
+	stored, cache string
+	floor         string
 }
 
 func newBench() *cobra.Command {
@@ -48,10 +57,23 @@ Without --rate every connection sends its next request when it has its answer
 due at fixed instants and latencies begin at those, whether or not a connection
 was free (open loop); requests that were due and could not be sent are "missed".
 
-With --url, what is sent stays in that server: use one that you can throw away.`,
+With --url, what is sent stays in that server: use one that you can throw away.
+
+Events are new each time, with random ids, and mixed in every request over 50 apps
+with 100 users each, 20 workflows and 5 models; their timestamps are spread over
+the last 24 hours.
+
+--matrix measures more, and takes longer: each combination with a grout of its own
+in a process of its own, without and with chat ids, in closed and then in open loop
+at 70 % of what the closed loop reached; what the server needed of processor, memory
+and disk; what was left to apply and to publish at the end and how long that took;
+and how long it took until a read showed an event. With --stored it does the same
+once more on a copy of a data directory that holds that many ids already, which is
+filled through ingest the first time and kept in --cache.`,
 		Example: `  grout bench
   grout bench --events 1,100 --connections 16,64 --duration 10s
-  grout bench --events 100 --connections 32 --rate 20000 -o json`,
+  grout bench --events 100 --connections 32 --rate 20000 -o json
+  grout bench --matrix --stored 10000000`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
@@ -64,9 +86,20 @@ With --url, what is sent stays in that server: use one that you can throw away.`
 	f.DurationVar(&o.duration, "duration", 5*time.Second, "how long each combination is measured")
 	f.DurationVar(&o.warmup, "warmup", 500*time.Millisecond, "how long the load runs before it is measured")
 	f.Float64Var(&o.rate, "rate", 0, "events due in a second, in all (default: as fast as answers come)")
+	f.DurationVar(&o.span, "span", load.Span, "how far back the timestamps of events reach")
+	f.IntVar(&o.apps, "apps", load.Apps, "apps that events are of; figures of one app are no measure for many")
+	f.BoolVar(&o.matrix, "matrix", false, "measure every aspect, each combination with a server process of its own")
+	f.StringVar(&o.chats, "chats", "both", "with --matrix: events with chat ids (with), without, or both")
+	f.Float64Var(&o.openShare, "open-share", .7, "with --matrix: load of the open loop, as a share of what the closed loop reached; 0: none")
+	f.StringVar(&o.stored, "stored", "", "with --matrix: measure also with these numbers of ids stored, e.g. 10000000,50000000")
+	f.StringVar(&o.cache, "cache", "", "with --stored: directory that keeps what was filled (default: grout-bench among the user's caches)")
+	f.StringVar(&o.floor, "floor", "", "with --matrix: program that prints its address and answers 202 to all, measured beside")
 	format := outputFlag(cmd)
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if o.matrix {
+			o.matrixDefaults(f.Changed)
+		}
 		if err := o.check(); err != nil {
 			return err
 		}
@@ -77,6 +110,9 @@ With --url, what is sent stays in that server: use one that you can throw away.`
 		ctx, stop := untilInterrupted(cmd.Context())
 		defer stop()
 		out := cmd.OutOrStdout()
+		if o.matrix {
+			return runMatrix(ctx, &o, *format == "json", out)
+		}
 		if *format == "json" {
 			out = io.Discard
 		}
@@ -111,8 +147,12 @@ func (o *benchOptions) check() error {
 		return usagef("--dir is for a throw-away instance; the server at --url has its own")
 	case o.url == "" && o.keyFile != "":
 		return usagef("--key-file belongs to --url")
+	case o.apps < 1 || o.apps > 10_000:
+		return usagef("--apps are from 1 to 10000")
+	case o.span < time.Minute || o.span > 30*24*time.Hour:
+		return usagef("--span is from 1m to 720h")
 	}
-	return nil
+	return o.checkMatrix()
 }
 
 // run measures all combinations, printing each as it is done.
@@ -123,8 +163,8 @@ func (o *benchOptions) run(ctx context.Context, cfg *app.Config, out io.Writer) 
 	}
 	defer func() { err = errors.Join(err, stop()) }()
 	report := &benchReport{
-		Server: "throw-away instance in this process", Durability: "every 200 is synced to disk in the command stream and in the store",
-		Loop: "closed", Machine: load.ReadMachine(data), Runs: []benchRun{},
+		Server: "throw-away instance in this process, the same for all lines", Durability: durability,
+		Loop: "closed", Load: o.mix(), Machine: load.ReadMachine(data), Runs: []benchRun{},
 	}
 	if o.url != "" {
 		report.Server = o.url
@@ -135,7 +175,7 @@ func (o *benchOptions) run(ctx context.Context, cfg *app.Config, out io.Writer) 
 	report.printHead(out)
 	for _, events := range o.events {
 		for _, connections := range o.connections {
-			plan := load.Plan{Events: events, Connections: connections, Warmup: o.warmup, Duration: o.duration, Rate: o.rate / float64(events)}
+			plan := load.Plan{Events: events, Connections: connections, Warmup: o.warmup, Duration: o.duration, Rate: o.rate / float64(events), Apps: o.apps, Span: o.span}
 			r, err := load.Run(ctx, target, plan)
 			if ctx.Err() != nil {
 				return nil, errors.New("interrupted")
@@ -149,6 +189,30 @@ func (o *benchOptions) run(ctx context.Context, cfg *app.Config, out io.Writer) 
 		}
 	}
 	return report, nil
+}
+
+const durability = "every 200 is synced to disk in the command stream and in the store"
+
+// mix tells what the events are; what makes figures look better is named.
+func (o *benchOptions) mix() string {
+	text := fmt.Sprintf("%d apps × %d users × %d workflows × %d models mixed in every request, random ids, timestamps of the last %s",
+		o.apps, load.Users, load.Workflows, load.Models, shortDuration(o.span))
+	if o.apps == 1 {
+		text += "  [ONE APP: no measure for many]"
+	}
+	return text
+}
+
+// shortDuration leaves out the minutes and seconds of whole hours.
+func shortDuration(d time.Duration) string {
+	text := d.String()
+	if d%time.Minute == 0 {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if d%time.Hour == 0 {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // target gives the server that was named, or a new one with its data directory.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ type benchReport struct {
 	Server     string       `json:"server"`
 	Durability string       `json:"durability"`
 	Loop       string       `json:"loop"`
+	Load       string       `json:"load"`
 	Machine    load.Machine `json:"machine"` // where the load came from
 	Runs       []benchRun   `json:"runs"`
 }
@@ -38,23 +40,41 @@ type benchRun struct {
 	Busy        *float64         `json:"busy"`  // share of the processors in use; null: unknown
 	Own         *float64         `json:"own"`   // share of them in use by this process
 	Steal       *float64         `json:"steal"` // share of them given to others by the host
+
+	// Of a server in a process of its own.
+	CPU    *float64 `json:"server_cpu_us_per_event,omitempty"`
+	Others *float64 `json:"others,omitempty"` // share of the processors in use by neither the server nor this process
 }
 
 func newBenchRun(p load.Plan, r *load.Result) benchRun {
-	known := func(share float64) *float64 {
-		if share < 0 {
-			return nil
-		}
-		return &share
-	}
 	ms := func(d time.Duration) float64 { return float64(d) / 1e6 }
-	rate := float64(r.Requests) / r.Elapsed.Seconds()
-	return benchRun{
+	run := benchRun{
 		Events: p.Events, Connections: p.Connections, Seconds: r.Elapsed.Seconds(), Requests: r.Requests,
-		RequestRate: rate, EventRate: rate * float64(p.Events),
+		RequestRate: r.Rate, EventRate: r.Rate * float64(p.Events),
 		P50: ms(r.Latencies.Quantile(.5)), P99: ms(r.Latencies.Quantile(.99)), P999: ms(r.Latencies.Quantile(.999)), Max: ms(r.Latencies.Max()),
 		Errors: r.Errors, Missed: r.Missed, Busy: known(r.Shares.Busy), Own: known(r.Shares.Own), Steal: known(r.Shares.Steal),
 	}
+	if events := float64(r.Answered) * float64(p.Events); p.Process != 0 && r.Process >= 0 && events > 0 {
+		run.CPU = known(perEvent(r.Process, events))
+		if r.Shares.Busy >= 0 && r.Shares.Own >= 0 {
+			run.Others = known(max(0, r.Shares.Busy-r.Shares.Own-r.Process.Seconds()/r.Elapsed.Seconds()/float64(runtime.NumCPU())))
+		}
+	}
+	return run
+}
+
+// perEvent is in microseconds.
+func perEvent(cpu time.Duration, events float64) float64 { return float64(cpu) / 1e3 / events }
+
+// megabytes of 10⁶ bytes.
+func megabytes(bytes int64) float64 { return float64(bytes) / 1e6 }
+
+// known is nil for what could not be found out.
+func known(value float64) *float64 {
+	if value < 0 {
+		return nil
+	}
+	return &value
 }
 
 const (
@@ -64,10 +84,16 @@ const (
 
 // printHead tells what is measured, and where.
 func (r *benchReport) printHead(w io.Writer) {
-	m := &r.Machine
 	fmt.Fprintf(w, "server      %s\n", r.Server)
 	fmt.Fprintf(w, "durability  %s\n", r.Durability)
 	fmt.Fprintf(w, "loop        %s\n", r.Loop)
+	fmt.Fprintf(w, "load        %s\n", r.Load)
+	printMachine(w, &r.Machine)
+	fmt.Fprintln(w)
+	fmt.Fprintf(w, benchHead, "events/req", "conns", "req/s", "events/s", "p50 ms", "p99 ms", "p99.9 ms", "errors", "busy", "own", "steal")
+}
+
+func printMachine(w io.Writer, m *load.Machine) {
 	fmt.Fprintf(w, "machine     %d cores, GOMAXPROCS %d, %s, %s", m.Cores, m.GOMAXPROCS, m.System, m.Go)
 	if m.Processor != "" {
 		fmt.Fprintf(w, ", %s", m.Processor)
@@ -79,19 +105,10 @@ func (r *benchReport) printHead(w io.Writer) {
 	if m.InMemory {
 		fmt.Fprintln(w, "warning     this is no disk: nothing survives, and syncing costs nothing; choose another --dir")
 	}
-	fmt.Fprintln(w)
-	fmt.Fprintf(w, benchHead, "events/req", "conns", "req/s", "events/s", "p50 ms", "p99 ms", "p99.9 ms", "errors", "busy", "own", "steal")
 }
 
-func (r *benchRun) print(w io.Writer) {
-	share := func(s *float64) string {
-		if s == nil {
-			return "?"
-		}
-		return fmt.Sprintf("%.0f%%", 100**s)
-	}
-	failed := int64(0)
-	var notes []string
+// failures counts what did not go as it should, and names it.
+func (r *benchRun) failures() (failed int64, notes []string) {
 	for _, what := range slices.Sorted(maps.Keys(r.Errors)) {
 		failed += r.Errors[what]
 		notes = append(notes, fmt.Sprintf("%s: %d", what, r.Errors[what]))
@@ -99,6 +116,18 @@ func (r *benchRun) print(w io.Writer) {
 	if r.Missed > 0 {
 		notes = append(notes, fmt.Sprintf("missed: %d", r.Missed))
 	}
+	return failed, notes
+}
+
+func share(s *float64) string {
+	if s == nil {
+		return "?"
+	}
+	return fmt.Sprintf("%.0f%%", 100**s)
+}
+
+func (r *benchRun) print(w io.Writer) {
+	failed, notes := r.failures()
 	note := ""
 	if notes != nil {
 		note = "  " + strings.Join(notes, ", ")

@@ -51,7 +51,7 @@ func TestDemoDay(t *testing.T) {
 
 func TestBench(t *testing.T) {
 	dir := clean(t)
-	args := []string{"bench", "--dir", dir, "--events", "1,20", "--connections", "4", "--duration", "100ms", "--warmup", "20ms"}
+	args := []string{"bench", "--dir", dir, "--events", "1,20", "--connections", "4", "--duration", "500ms", "--warmup", "20ms"}
 	code, stdout, stderr := grout(t, append(args, "-o", "json")...)
 	var r benchReport
 	if err := json.Unmarshal([]byte(stdout), &r); code != 0 || err != nil {

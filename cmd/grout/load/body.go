@@ -7,56 +7,157 @@ import (
 	"time"
 )
 
-// body is an ingest request whose ids are written over between two sends, so that
+// The standard mix: every event is of any of these, whichever request it is in.
+const (
+	Apps      = 50
+	Users     = 100 // of each app
+	Workflows = 20
+	Models    = 5
+	Chats     = 10 // of each user, when events have one
+)
+
+// Span is how far back the timestamps of the standard mix reach.
+const Span = 24 * time.Hour
+
+const (
+	minuteForm = "2006-01-02T15:04"
+	idLength   = 36
+)
+
+// body is an ingest request. Between two sends its ids, and which app, user,
+// workflow, model, chat and instant each event is of, are written over, so that
 // every event is new and sending costs little beside answering.
 type body struct {
-	raw    []byte
-	ids    []int // where they stand in raw
-	wanted []byte
-	rng    *rand.Rand
+	raw     []byte
+	batch   int // where its id stands in raw
+	events  []places
+	minutes []string // that timestamps are drawn from
+	apps    uint64
+	wanted  []byte
+	rng     *rand.Rand
 }
 
-// newBody makes a request with events of the last minute, mixed over 50 apps with
-// 100 users each, 20 workflows and 5 models.
-func newBody(t *Target, seed uint64, events int) *body {
-	b := &body{rng: rand.New(rand.NewPCG(seed, 17)), wanted: fmt.Appendf(nil, `"accepted":%d,"duplicates":0,`, events)}
-	blank := strings.Repeat("0", 36)
-	js := []byte(`{"batch_id":"` + blank + `","events":[`)
-	b.ids = append(b.ids, len(`{"batch_id":"`))
-	now := time.Now().UTC()
-	for i := range events {
+// places are where the fields of an event stand in raw; chat is 0 without one.
+type places struct{ id, time, app, user, workflow, model, chat int }
+
+func newBody(t *Target, p *Plan, minutes []string, seed uint64) *body {
+	b := &body{
+		rng: rand.New(rand.NewPCG(seed, 17)), minutes: minutes, apps: uint64(p.Apps),
+		wanted: fmt.Appendf(nil, `"accepted":%d,"duplicates":0,`, p.Events),
+	}
+	if b.apps == 0 {
+		b.apps = Apps
+	}
+	blank := strings.Repeat("0", idLength)
+	var js []byte
+	field := func(before, value string) (at int) {
+		js = append(js, before...)
+		at = len(js)
+		js = append(js, value...)
+		return at
+	}
+	b.batch = field(`{"batch_id":"`, blank)
+	js = append(js, `","events":[`...)
+	for i := range p.Events {
 		if i > 0 {
 			js = append(js, ',')
 		}
-		js = append(js, `{"event_id":"`...)
-		b.ids = append(b.ids, len(js))
-		in, out, app := 100+b.rng.IntN(4000), 10+b.rng.IntN(2000), b.rng.IntN(50)
-		js = fmt.Appendf(js, `%s","timestamp":"%s","app_id":"app_%04d","user_id":"user_%04d_%06d","workflow_id":"wf_%06d","model":"model-%02d","input_tokens":%d,"output_tokens":%d,"total_tokens":%d}`,
-			blank, now.Add(-time.Duration(b.rng.IntN(60_000))*time.Millisecond).Format("2006-01-02T15:04:05.000Z"), app, app, b.rng.IntN(100), b.rng.IntN(20), b.rng.IntN(5), in, out, in+out)
+		e := places{
+			id:       field(`{"event_id":"`, blank),
+			time:     field(`","timestamp":"`, "2006-01-02T15:04:00.000Z"),
+			app:      field(`","app_id":"app_`, "0000"),
+			user:     field(`","user_id":"user_`, "0000_000000"),
+			workflow: field(`","workflow_id":"wf_`, "000000"),
+			model:    field(`","model":"model-`, "00"),
+		}
+		if p.Chats {
+			e.chat = field(`","chat_id":"chat_`, "0000_000000_00")
+		}
+		in, out := 100+b.rng.IntN(4000), 10+b.rng.IntN(2000)
+		js = fmt.Appendf(js, `","input_tokens":%d,"output_tokens":%d,"total_tokens":%d}`, in, out, in+out)
+		b.events = append(b.events, e)
 	}
 	js = append(js, `]}`...)
 	head := fmt.Sprintf("POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nX-Internal-API-Key: %s\r\nContent-Length: %d\r\n\r\n", t.path, t.host, t.key, len(js))
 	b.raw = append([]byte(head), js...)
-	for i := range b.ids {
-		b.ids[i] += len(head)
+	b.batch += len(head)
+	for i := range b.events {
+		b.events[i].move(len(head))
 	}
 	return b
 }
 
-// renew gives the batch and all its events ids that were never there.
+func (e *places) move(by int) {
+	for _, at := range []*int{&e.id, &e.time, &e.app, &e.user, &e.workflow, &e.model} {
+		*at += by
+	}
+	if e.chat > 0 {
+		e.chat += by
+	}
+}
+
+// minutesBefore are the whole minutes of a span that has ended.
+func minutesBefore(now time.Time, span time.Duration) []string {
+	if span == 0 {
+		span = Span
+	}
+	minutes := make([]string, max(1, span/time.Minute))
+	last := now.UTC().Truncate(time.Minute)
+	for i := range minutes {
+		minutes[i] = last.Add(-time.Duration(i+1) * time.Minute).Format(minuteForm)
+	}
+	return minutes
+}
+
+// renew gives the batch and its events ids that were never there, and draws the
+// events from the mix.
 func (b *body) renew() {
-	const hex = "0123456789abcdef"
-	for _, at := range b.ids {
-		hi, lo := b.rng.Uint64(), b.rng.Uint64()
-		for i := range 36 {
-			switch i {
-			case 8, 13, 18, 23:
-				b.raw[at+i] = '-'
-				continue
-			}
-			b.raw[at+i] = hex[hi&15]
-			hi = hi>>4 | lo<<60
-			lo >>= 4
+	b.putID(b.batch)
+	for i := range b.events {
+		e := &b.events[i]
+		b.putID(e.id)
+		rest := b.rng.Uint64()
+		draw := func(n uint64) uint64 {
+			k := rest % n
+			rest /= n
+			return k
 		}
+		app, user := draw(b.apps), draw(Users)
+		b.putNumber(e.app, 4, app)
+		b.putNumber(e.user, 4, app)
+		b.putNumber(e.user+5, 6, user)
+		b.putNumber(e.workflow, 6, draw(Workflows))
+		b.putNumber(e.model, 2, draw(Models))
+		copy(b.raw[e.time:], b.minutes[draw(uint64(len(b.minutes)))])
+		second := e.time + len(minuteForm) + 1
+		b.putNumber(second, 2, draw(60))
+		b.putNumber(second+3, 3, draw(1000))
+		if e.chat > 0 {
+			b.putNumber(e.chat, 4, app)
+			b.putNumber(e.chat+5, 6, user)
+			b.putNumber(e.chat+12, 2, draw(Chats))
+		}
+	}
+}
+
+func (b *body) putNumber(at, digits int, n uint64) {
+	for i := at + digits - 1; i >= at; i-- {
+		b.raw[i] = byte('0' + n%10)
+		n /= 10
+	}
+}
+
+func (b *body) putID(at int) {
+	const hex = "0123456789abcdef"
+	hi, lo := b.rng.Uint64(), b.rng.Uint64()
+	for i := range idLength {
+		switch i {
+		case 8, 13, 18, 23:
+			b.raw[at+i] = '-'
+			continue
+		}
+		b.raw[at+i] = hex[hi&15]
+		hi = hi>>4 | lo<<60
+		lo >>= 4
 	}
 }

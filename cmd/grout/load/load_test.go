@@ -2,11 +2,13 @@ package load
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -159,6 +161,119 @@ func TestTargets(t *testing.T) {
 		if got != want {
 			t.Errorf("%q is %q, want %q", base, got, want)
 		}
+	}
+}
+
+// Every request is mixed anew, and stays well-formed.
+func TestMix(t *testing.T) {
+	target, err := NewTarget("http://a", "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for _, chats := range []bool{false, true} {
+		b := newBody(target, &Plan{Events: 40, Chats: chats}, minutesBefore(now, 0), 1)
+		seen := map[string]map[string]bool{}
+		var oldest, newest time.Time
+		for range 50 {
+			b.renew()
+			_, text, _ := strings.Cut(string(b.raw), "\r\n\r\n")
+			var request struct {
+				Events []map[string]any `json:"events"`
+			}
+			if err := json.Unmarshal([]byte(text), &request); err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+			for _, e := range request.Events {
+				for name, value := range e {
+					if seen[name] == nil {
+						seen[name] = map[string]bool{}
+					}
+					seen[name][fmt.Sprint(value)] = true
+				}
+				at, err := time.Parse(time.RFC3339, e["timestamp"].(string))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if oldest.IsZero() || at.Before(oldest) {
+					oldest = at
+				}
+				if at.After(newest) {
+					newest = at
+				}
+			}
+		}
+		if len(seen["event_id"]) != 2000 || len(seen["app_id"]) != Apps || len(seen["workflow_id"]) != Workflows || len(seen["model"]) != Models ||
+			len(seen["user_id"]) < 1500 || (len(seen["chat_id"]) > 1900) != chats {
+			t.Errorf("%d ids, %d apps, %d users, %d workflows, %d models, %d chats", len(seen["event_id"]), len(seen["app_id"]), len(seen["user_id"]),
+				len(seen["workflow_id"]), len(seen["model"]), len(seen["chat_id"]))
+		}
+		if newest.After(now) || oldest.Before(now.Add(-Span-2*time.Minute)) || newest.Sub(oldest) < Span*9/10 {
+			t.Errorf("from %s to %s", oldest, newest)
+		}
+	}
+}
+
+// What is answered after the end is no part of the rate, and what was sent while
+// it warmed up is.
+func TestRateOfSlowAnswers(t *testing.T) {
+	target, _ := server(t, func(int64, http.ResponseWriter) bool { time.Sleep(100 * time.Millisecond); return false })
+	r, err := Run(context.Background(), target, Plan{Events: 1, Connections: 8, Warmup: 50 * time.Millisecond, Duration: 250 * time.Millisecond})
+	if err != nil || r.Rate < 40 || r.Rate > 100 || r.Answered <= r.Requests {
+		t.Errorf("%v, %v requests a second, %d answered, %d of them sent in time", err, r.Rate, r.Answered, r.Requests)
+	}
+}
+
+func TestAnotherAnswer(t *testing.T) {
+	target, _ := server(t, func(_ int64, w http.ResponseWriter) bool { w.WriteHeader(http.StatusAccepted); return true })
+	r, err := Run(context.Background(), target, Plan{Events: 1, Connections: 1, Requests: 5, Answer: http.StatusAccepted, Process: os.Getpid()})
+	if err != nil || r.Requests != 5 || len(r.Errors) > 0 || r.Process < 0 && runtime.GOOS == "linux" {
+		t.Errorf("%v, %d requests, errors %v, %s", err, r.Requests, r.Errors, r.Process)
+	}
+}
+
+func TestVisible(t *testing.T) {
+	var user string
+	asked := 0
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			text, _ := io.ReadAll(r.Body)
+			_, rest, _ := strings.Cut(string(text), `"user_id":"`)
+			user, _, _ = strings.Cut(rest, `"`)
+			asked = 0
+			return
+		}
+		if got := r.URL.Query().Get("user_id"); r.URL.Path != "/api/usage" || got != user || r.Header.Get("X-Internal-API-Key") != "k" {
+			t.Errorf("%s, the user is %s", r.URL, user)
+		}
+		asked++
+		fmt.Fprintf(w, `{"totals":{"events":%d}}`, asked/3)
+	}))
+	defer s.Close()
+	target, err := NewTarget(s.URL, "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := Visible(context.Background(), target, time.Millisecond, 50*time.Millisecond)
+	if v.Samples == 0 || v.Latencies.Max() == 0 || len(v.Errors) > 0 || asked != 3 {
+		t.Errorf("%d samples, asked %d times, errors %v", v.Samples, asked, v.Errors)
+	}
+}
+
+func TestProcess(t *testing.T) {
+	stat := "12 (a ) b) S 1 12 12 0 -1 4194560 2000 0 0 0 123 45 0 0 20 0 9 0 100 1 2 3"
+	if got := cpuOf(stat); got != 1680*time.Millisecond {
+		t.Errorf("processor time %s", got)
+	}
+	if cpuOf("") >= 0 || cpuOf("1 (a) S 1") >= 0 {
+		t.Error("nothing tells a processor time")
+	}
+	status := "Name:\ta\nVmHWM:\t  2048 kB\nVmRSS:\t    12 kB\n"
+	if kibOf(status, "VmHWM:") != 2<<20 || kibOf(status, "VmRSS:") != 12<<10 || kibOf(status, "VmSwap:") >= 0 {
+		t.Error("memory is not understood")
+	}
+	if p := ReadProcess(-1); p.CPU >= 0 || p.Peak >= 0 {
+		t.Errorf("no process has used %+v", p)
 	}
 }
 

@@ -152,3 +152,9 @@ func (c cpu) since(before cpu) Shares {
 	}
 	return s
 }
+
+// Watch begins to watch the processors; what it returns tells their shares since then.
+func Watch() func() Shares {
+	before := cpuNow()
+	return func() Shares { return cpuNow().since(before) }
+}

@@ -53,16 +53,27 @@ type Plan struct {
 	// up; latencies then begin when a request was due. 0: each connection sends
 	// when it has its answer.
 	Rate float64
+
+	Apps  int           // that events are of; 0: the standard number
+	Chats bool          // whether every event is of a chat
+	Span  time.Duration // how far back timestamps reach; 0: the standard one
+	// Answer is the only status that counts, whatever the answer says; 0: 200,
+	// and every event must be accepted.
+	Answer  int
+	Process int // whose processor time is told in the result; 0: nobody's
 }
 
 // Result is what was measured.
 type Result struct {
 	Elapsed   time.Duration
-	Requests  int64 // answered 200, with every event accepted
+	Requests  int64   // answered 200, with every event accepted
+	Answered  int64   // the same, and those that were sent while it warmed up and answered later
+	Rate      float64 // requests answered in a second
 	Latencies Histogram
 	Errors    map[string]int64 // everything else, by what it was
 	Missed    int64            // were due, and not sent before the end (Rate)
 	Shares    Shares           // of the processors
+	Process   time.Duration    // processor time of the process of the plan; negative: unknown
 }
 
 // Run puts the load on and waits for its end. The error is that of a server that
@@ -75,9 +86,10 @@ func Run(ctx context.Context, t *Target, p Plan) (Result, error) {
 	conn.Close()
 	r := &run{target: t, plan: p}
 	workers := make([]*worker, p.Connections)
-	seed := uint64(time.Now().UnixNano())
+	now := time.Now()
+	minutes := minutesBefore(now, p.Span)
 	for i := range workers {
-		workers[i] = &worker{run: r, body: newBody(t, seed+uint64(i), p.Events), errors: map[string]int64{}}
+		workers[i] = &worker{run: r, body: newBody(t, &p, minutes, uint64(now.UnixNano())+uint64(i)), errors: map[string]int64{}}
 	}
 	r.begin = time.Now().Add(p.Warmup)
 	r.end = r.begin.Add(p.Duration)
@@ -85,16 +97,21 @@ func Run(ctx context.Context, t *Target, p Plan) (Result, error) {
 	for _, w := range workers {
 		group.Go(func() { w.work(ctx) })
 	}
-	before := cpuNow()
+	before, process := cpuNow(), ReadProcess(p.Process).CPU
 	if p.Warmup > 0 {
 		select {
 		case <-time.After(time.Until(r.begin)):
 		case <-ctx.Done():
 		}
-		before = cpuNow()
+		before, process = cpuNow(), ReadProcess(p.Process).CPU
 	}
 	group.Wait()
-	return r.result(workers, before), ctx.Err()
+	result := r.result(workers, before)
+	result.Process = -1
+	if after := ReadProcess(p.Process).CPU; process >= 0 && after >= process {
+		result.Process = after - process
+	}
+	return result, ctx.Err()
 }
 
 type run struct {
@@ -108,12 +125,19 @@ func (r *run) result(workers []*worker, before cpu) Result {
 	now := time.Now()
 	out := Result{Elapsed: now.Sub(r.begin), Errors: map[string]int64{}}
 	out.Shares = cpuNow().since(before)
+	inTime := int64(0)
 	for _, w := range workers {
 		out.Requests += w.requests
+		out.Answered += w.answered
+		inTime += w.inTime
 		out.Latencies.Merge(&w.latencies)
 		for what, n := range w.errors {
 			out.Errors[what] += n
 		}
+	}
+	out.Rate = float64(out.Requests) / out.Elapsed.Seconds()
+	if r.plan.Requests == 0 && r.plan.Rate == 0 { // what is still to be answered at the end is no part of the rate
+		out.Rate = float64(inTime) / r.plan.Duration.Seconds()
 	}
 	if r.plan.Rate > 0 {
 		due := int64(r.plan.Duration.Seconds() * r.plan.Rate)
@@ -162,6 +186,8 @@ type worker struct {
 	text bytes.Buffer
 
 	requests  int64
+	answered  int64 // since the beginning
+	inTime    int64 // and before the end
 	latencies Histogram
 	errors    map[string]int64
 }
@@ -175,7 +201,13 @@ func (w *worker) work(ctx context.Context) {
 			return
 		}
 		err := w.exchange(ctx)
-		took := time.Since(start)
+		now := time.Now()
+		if err == nil && !now.Before(w.run.begin) {
+			w.answered++
+			if !now.After(w.run.end) {
+				w.inTime++
+			}
+		}
 		if start.Before(w.run.begin) {
 			continue
 		}
@@ -184,7 +216,7 @@ func (w *worker) work(ctx context.Context) {
 			continue
 		}
 		w.requests++
-		w.latencies.Add(took)
+		w.latencies.Add(now.Sub(start))
 	}
 }
 
@@ -218,6 +250,8 @@ func (w *worker) exchange(ctx context.Context) error {
 	case err != nil:
 		w.drop()
 		return errConnection
+	case status == w.run.plan.Answer:
+		return nil
 	case status != http.StatusOK:
 		return fmt.Errorf("status %d", status)
 	case !bytes.Contains(w.text.Bytes(), w.body.wanted):
