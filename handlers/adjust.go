@@ -19,8 +19,7 @@ func amendUsage(tx *store.Tx, c Command, a *schemas.EventAmendment) (Result, err
 	})
 }
 
-// standing is what an event counts for: its sums, and whether and how it was
-// corrected.
+// standing is what an event says: its sums, and whether and how it was corrected.
 type standing struct {
 	status schemas.EventStatus
 	sums   schemas.UsageSums
@@ -79,7 +78,10 @@ func correct(tx *store.Tx, c Command, eventID, reason string, decide func(standi
 	if rec == nil {
 		return refuse(tx, c, eventID, schemas.Errorf(schemas.CodeNotFound, "The app has no event with this id")), nil
 	}
-	now := standing{schemas.EventCounted, rec.Effective()}
+	if rec.Event.Summary {
+		return refuse(tx, c, eventID, schemas.Errorf(schemas.CodeEventIsSummary, "The event is the summary of a chat, which is not corrected: send a higher one, or correct the chat's events")), nil
+	}
+	now := standing{schemas.EventCounted, rec.Stated()}
 	if rec.Last != nil {
 		now.status = rec.Last.Status
 	}

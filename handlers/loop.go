@@ -207,6 +207,11 @@ func (l *Loop) transaction(batch []*message) (int, error) {
 			bad.message.kill(bad.index, schemas.Errorf(schemas.CodePoison, "the command could not be applied"))
 			continue
 		}
+		var guard *schemas.GuardError
+		if errors.As(err, &guard) && n > 0 {
+			batch = batch[:n] // those before it count
+			continue
+		}
 		if err != nil {
 			return 0, err
 		}
@@ -221,6 +226,9 @@ func (l *Loop) finish(m *message, outcomes [][]byte) {
 	l.applied.Add(1)
 	l.bytes.Add(int64(len(m.raw.Data)))
 	l.ahead.give(len(m.raw.Data))
+	if n := len(m.group.Commands); n == 1 && m.group.Commands[0].Kind == schemas.EpochStart.Name {
+		l.fault("epoch.applied")
+	}
 	if m.group.ReplyTo == "" || outcomes == nil {
 		return
 	}

@@ -93,7 +93,8 @@ func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
 		}
 		result, err := t.call(tx, Command{frame, index, now}, m.payloads[i])
 		var fault *store.Fault
-		if errors.As(err, &fault) {
+		var guard *schemas.GuardError
+		if errors.As(err, &fault) || errors.As(err, &guard) {
 			return nil, err
 		}
 		if err != nil {
@@ -107,7 +108,12 @@ func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
 func (t *Table) call(tx *store.Tx, c Command, payload any) (r Result, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("handler of %s panicked: %v\n%s", c.Kind, p, debug.Stack())
+			stack := debug.Stack()
+			if damage := store.PanicDamage(p, stack); damage != nil {
+				err = &store.Fault{Doing: "apply " + c.Kind, Err: damage}
+				return
+			}
+			err = fmt.Errorf("handler of %s panicked: %v\n%s", c.Kind, p, stack)
 		}
 	}()
 	return t.rows[c.Kind].apply(tx, c, payload)

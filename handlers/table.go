@@ -41,11 +41,16 @@ func NewTable() *Table {
 	On(t, schemas.UsageVoid, voidUsage)
 	On(t, schemas.UsageAmend, amendUsage)
 	On(t, schemas.ClockSet, setClock)
+	On(t, schemas.ClockTick, tick)
+	On(t, schemas.SegmentExpire, expireSegments)
+	On(t, schemas.ConfigSet, setConfig)
+	On(t, schemas.EpochStart, startEpoch)
 	return t
 }
 
 // On enters the handler of a kind. A handler that returns an error, or panics,
-// sends its command to the dead letters; a *store.Fault ends the partition.
+// sends its command to the dead letters; a *store.Fault and a *schemas.GuardError
+// end the partition.
 func On[T any, P Payload[T]](t *Table, kind schemas.CommandKind[T], handle func(*store.Tx, Command, *T) (Result, error)) {
 	if _, ok := t.rows[kind.Name]; ok {
 		panic(fmt.Sprintf("two handlers for kind %q", kind.Name))

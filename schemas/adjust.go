@@ -131,12 +131,24 @@ const (
 	EventAmended EventStatus = "amended" // with other values
 )
 
-// SumsOf is what an event counts for as long as nobody corrects it.
+// SumsOf is what an event says. A summary is no event of its own.
 func SumsOf(e *UsageEvent) UsageSums {
+	events := int64(1)
+	if e.Summary {
+		events = 0
+	}
 	return UsageSums{
-		Events: 1, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens,
+		Events: events, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens,
 		CachedTokens: e.CachedTokens, ReasoningTokens: e.ReasoningTokens, Cost: e.Cost,
 	}
+}
+
+// CountedOf is what an event counts for as long as nobody corrects it.
+func CountedOf(e *UsageEvent) UsageSums {
+	if e.Counted != nil {
+		return *e.Counted
+	}
+	return SumsOf(e)
 }
 
 // Minus gives s − o. Both are sums of few events, far from what int64 can hold.

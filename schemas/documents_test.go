@@ -318,6 +318,8 @@ func jsonType(t *testing.T, field string, typ reflect.Type) string {
 		return "array"
 	case reflect.Struct, reflect.Map:
 		return "object"
+	case reflect.Pointer:
+		return jsonType(t, field, typ.Elem())
 	}
 	t.Fatalf("%s: no JSON type for %s", field, typ)
 	return ""

@@ -22,7 +22,9 @@ const (
 	CodeBatchConflict    Code = "BATCH_CONFLICT"
 	CodeEventVoided      Code = "EVENT_VOIDED"
 	CodeEventExpired     Code = "EVENT_EXPIRED"
+	CodeEventIsSummary   Code = "EVENT_IS_SUMMARY"
 	CodeClockJump        Code = "CLOCK_JUMP"
+	CodeStoreDamaged     Code = "STORE_DAMAGED"
 	CodeUnavailable      Code = "SERVICE_UNAVAILABLE"
 	CodeNotConfigured    Code = "NOT_CONFIGURED"
 	CodeTimeout          Code = "REQUEST_TIMEOUT"
@@ -46,6 +48,13 @@ const (
 	CodeTooDeep           Code = "TOO_DEEP"
 	CodeMetadataTooLarge  Code = "METADATA_TOO_LARGE"
 	CodeConflict          Code = "conflict"
+)
+
+// Codes of commands that grout writes itself; no answer to a request has them.
+const (
+	CodeClockKept   Code = "CLOCK_KEPT"
+	CodeSegmentKept Code = "SEGMENT_KEPT"
+	CodeConfigKept  Code = "CONFIG_KEPT"
 )
 
 // Codes of dead letters.

@@ -31,7 +31,7 @@ func factSamples(t *testing.T) map[string]func([]byte) []byte {
 	}}
 	samples := map[string]func([]byte) []byte{
 		UsageRecorded.Name: func(b []byte) []byte {
-			return AppendUsageRecorded(b, "app-1", []string{"batch-1", "b \"2\""}, 2, 3, goldenUsageEvents()[:2])
+			return AppendUsageRecorded(b, "app-1", []string{"batch-1", "b \"2\""}, 2, 3, goldenLoggedEvents())
 		},
 		UsageRejected.Name: rejected.AppendJSON,
 	}
@@ -163,6 +163,11 @@ func recordedOf(e *UsageEvent) RecordedEvent {
 		InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens, TenantID: e.TenantID, WorkflowID: e.WorkflowID,
 		ChatID: e.ChatID, RunID: e.RunID, AgentName: e.AgentName, InvocationID: e.InvocationID, CachedTokens: e.CachedTokens,
 		ReasoningTokens: e.ReasoningTokens, DurationSec: e.DurationSec, Cached: e.Cached, Metadata: json.RawMessage(e.Metadata),
+		Summary: e.Summary,
+	}
+	if c := e.Counted; c != nil {
+		r.Counted = &SumsData{c.Events, c.InputTokens, c.OutputTokens, c.TotalTokens, c.CachedTokens, c.ReasoningTokens, json.Number(AppendCost(nil, c.Cost))}
+		r.CoveredBySummary = !e.Summary && *c == UsageSums{Events: 1}
 	}
 	if e.Cost != 0 {
 		r.Cost = json.Number(AppendCost(nil, e.Cost))
@@ -172,7 +177,7 @@ func recordedOf(e *UsageEvent) RecordedEvent {
 
 func TestUsageRecordedShowsTheEvents(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		events := rapid.SliceOfN(rapid.Custom(drawUsageEvent), 0, 5).Draw(t, "events")
+		events := rapid.SliceOfN(rapid.Custom(drawLoggedEvent), 0, 5).Draw(t, "events")
 		want := UsageRecordedData{
 			AppID: rapid.String().Draw(t, "app"), BatchIDs: rapid.SliceOfN(rapid.String(), 0, 4).Draw(t, "batches"),
 			Part: rapid.IntRange(1, 99).Draw(t, "part"), Parts: rapid.IntRange(1, 99).Draw(t, "parts"), Events: []RecordedEvent{},
@@ -197,10 +202,14 @@ var widestCharacters = []string{"\x01", "\U0001F600"}
 func widestEvent(c string) UsageEvent {
 	id, name := strings.Repeat(c, MaxIDChars), strings.Repeat(c, MaxNameChars)
 	metadata := []byte(`{"k":"` + strings.Repeat("x", MaxMetadataBytes-len(`{"k":""}`)) + `"}`)
+	var most UsageSums
+	for _, n := range most.each() {
+		*n = math.MaxInt64
+	}
 	return UsageEvent{
 		EventID: id, Timestamp: 1_774_000_000_123_456_789, AppID: id, TenantID: id, UserID: id, WorkflowID: name, Model: name, ChatID: id, RunID: id,
-		AgentName: id, InvocationID: id, InputTokens: MaxTokenCount, OutputTokens: MaxTokenCount, TotalTokens: 2 * MaxTokenCount,
-		CachedTokens: MaxTokenCount, ReasoningTokens: MaxTokenCount, Cost: MaxCostNanos - 1, DurationSec: 2.2250738585072014e-308, Cached: true,
+		AgentName: id, InvocationID: id, InputTokens: MaxSummaryCount, OutputTokens: MaxSummaryCount, TotalTokens: MaxSummaryCount,
+		CachedTokens: MaxSummaryCount, ReasoningTokens: MaxSummaryCount, Summary: true, Counted: &most, Cost: MaxCostNanos - 1, DurationSec: 2.2250738585072014e-308, Cached: true,
 		Metadata: metadata,
 	}
 }

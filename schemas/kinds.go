@@ -22,12 +22,19 @@ type FactKind[T any] struct{ Name string }
 
 // The table of kinds, filled by the declarations below and never changed after
 // the program has started.
-var commandNames, factNames []string
+var commandNames, factNames, internalNames []string
 
 // Command declares a kind of command.
 func Command[T any](name string) CommandKind[T] {
 	commandNames = declare(commandNames, name)
 	return CommandKind[T]{name}
+}
+
+// Internal declares a kind of command that only grout itself writes. Nobody else can
+// reach MOZAIKS_CMD; whatever takes commands from others refuses these kinds.
+func Internal[T any](name string) CommandKind[T] {
+	internalNames = append(internalNames, name)
+	return Command[T](name)
 }
 
 // Fact declares a kind of fact.
@@ -55,13 +62,20 @@ var (
 	UsageVoided  = Fact[UsageAdjustedData]("usage.voided")
 	UsageAmended = Fact[UsageAdjustedData]("usage.amended")
 
-	ClockSet = Command[ClockChange]("clock.set")
+	ClockSet      = Internal[ClockChange]("clock.set")
+	ClockTick     = Internal[Tick]("clock.tick")
+	SegmentExpire = Internal[SegmentExpiry]("segment.expire")
+	ConfigSet     = Internal[ConfigChange]("config.set")
+	EpochStart    = Internal[EpochBegin]("epoch.start")
 
 	CommandRefused = Fact[CommandRefusedData]("command.refused")
 )
 
 // CommandKinds lists the names of all kinds of commands, in order of declaration.
 func CommandKinds() []string { return slices.Clone(commandNames) }
+
+// InternalKinds lists the names of the commands that only grout writes.
+func InternalKinds() []string { return slices.Clone(internalNames) }
 
 // FactKinds lists the names of all kinds of facts, in order of declaration.
 func FactKinds() []string { return slices.Clone(factNames) }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -21,6 +22,10 @@ func ExampleCommandKinds() {
 	// command usage.void ai.mozaiks.usage.void.v1
 	// command usage.amend ai.mozaiks.usage.amend.v1
 	// command clock.set ai.mozaiks.clock.set.v1
+	// command clock.tick ai.mozaiks.clock.tick.v1
+	// command segment.expire ai.mozaiks.segment.expire.v1
+	// command config.set ai.mozaiks.config.set.v1
+	// command epoch.start ai.mozaiks.epoch.start.v1
 	// fact usage.recorded ai.mozaiks.usage.recorded.v1
 	// fact usage.rejected ai.mozaiks.usage.rejected.v1
 	// fact usage.voided ai.mozaiks.usage.voided.v1
@@ -45,6 +50,22 @@ func TestKindsAreUniqueAndFitIntoSubjects(t *testing.T) {
 	// TypeOf takes the kind verbatim, as CONTRACT §8 spells its example.
 	if got := TypeOf("orchestration.run_started"); got != "ai.mozaiks.orchestration.run_started.v1" {
 		t.Error(got)
+	}
+}
+
+// What only grout writes is no fact and has nothing to do with usage.
+func TestInternalKinds(t *testing.T) {
+	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start"}
+	got := InternalKinds()
+	for _, kind := range want {
+		if !slices.Contains(got, kind) {
+			t.Errorf("%s is not among the internal kinds", kind)
+		}
+	}
+	for _, kind := range got {
+		if !slices.Contains(CommandKinds(), kind) || strings.HasPrefix(kind, "usage.") {
+			t.Errorf("%s is internal", kind)
+		}
 	}
 }
 

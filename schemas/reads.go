@@ -1,6 +1,9 @@
 package schemas
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // UsageQuery asks for sums of usage (contract §7, GET /api/usage).
 type UsageQuery struct {
@@ -100,6 +103,9 @@ func MessageDigest(data []byte) [16]byte { return digest16(data) }
 type RelayState struct {
 	After     Position // everything up to here has been published
 	MarkerSeq uint64   // stream sequence of the marker that said so; 0 for none
+	// StreamCreated tells the stream from one that was made anew; nanoseconds since
+	// 1970 UTC, 0 while nothing was published.
+	StreamCreated int64
 }
 
 // Destination streams of the relay.
@@ -107,6 +113,51 @@ const (
 	DestFacts       = "evt"
 	DestDeadLetters = "dlq"
 )
+
+// each lists the sums in the order in which they are stored.
+func (s *UsageSums) each() [7]*int64 {
+	return [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost}
+}
+
+// Max gives the greater of s and o, sum by sum.
+func (s UsageSums) Max(o UsageSums) UsageSums {
+	from := o.each()
+	for i, n := range s.each() {
+		*n = max(*n, *from[i])
+	}
+	return s
+}
+
+// ChatUsage is what is known of a chat (contract §7, GET /api/chats/{id}/usage).
+type ChatUsage struct {
+	AppID, ChatID string
+	UserID        string    // of its first event
+	Totals        UsageSums // sum of its deltas or highest summary, sum by sum
+}
+
+// AppendJSON adds the answer about the chat.
+func (c *ChatUsage) AppendJSON(dst []byte) []byte {
+	dst = append(dst, `{"chat_id":`...)
+	dst = AppendJSONString(dst, c.ChatID)
+	dst = append(dst, `,"app_id":`...)
+	dst = AppendJSONString(dst, c.AppID)
+	dst = append(dst, `,"user_id":`...)
+	dst = AppendJSONString(dst, c.UserID)
+	for _, f := range [...]struct {
+		name string
+		n    int64
+	}{
+		{`,"events":`, c.Totals.Events},
+		{`,"usage_prompt_tokens_final":`, c.Totals.InputTokens},
+		{`,"usage_completion_tokens_final":`, c.Totals.OutputTokens},
+		{`,"usage_total_tokens_final":`, c.Totals.TotalTokens},
+	} {
+		dst = append(dst, f.name...)
+		dst = strconv.AppendInt(dst, f.n, 10)
+	}
+	dst = append(dst, `,"usage_total_cost_final":`...)
+	return append(AppendCost(dst, c.Totals.Cost), '}')
+}
 
 // Add adds o, saturating. It reports whether every sum still fits.
 func (s *UsageSums) Add(o *UsageSums) bool {

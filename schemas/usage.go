@@ -18,6 +18,7 @@ const (
 	MaxIDChars         = 128
 	MaxNameChars       = 256 // model and workflow
 	MaxTokenCount      = 1_000_000_000
+	MaxSummaryCount    = 1_000_000_000_000 // of a chat's totals
 	MaxMetadataBytes   = 4 << 10
 	MaxJSONDepth       = 64
 	MaxCostNanos       = 1_000_000_000 * NanosPerUnit
@@ -56,7 +57,19 @@ type UsageEvent struct {
 	Cost            int64 // nano-units
 	DurationSec     float64
 	Cached          bool
+	Summary         bool   // its counts are the cumulative totals of its chat
 	Metadata        []byte // canonical JSON object
+
+	// Counted is what the event added to the sums when that is not all it says
+	// (contract §7); nil is all of it. Only the event log knows: no command carries
+	// it, and it is no part of the event's identity.
+	Counted *UsageSums
+}
+
+// CoveredBySummary tells of a delta that none of its tokens or cost was counted of,
+// since a summary of its chat states them already.
+func (e *UsageEvent) CoveredBySummary() bool {
+	return e.Counted != nil && !e.Summary && *e.Counted == UsageSums{Events: 1}
 }
 
 // EventError says why one event of a batch was not counted.
@@ -121,11 +134,7 @@ func ContentDigest(e *UsageEvent, scratch []byte) (uint64, []byte) {
 		b = binary.LittleEndian.AppendUint64(b, uint64(n))
 	}
 	b = binary.LittleEndian.AppendUint64(b, math.Float64bits(e.DurationSec))
-	cached := byte(0)
-	if e.Cached {
-		cached = 1
-	}
-	b = append(b, cached)
+	b = append(b, boolByte(e.Cached)|boolByte(e.Summary)<<1)
 	b = append(b, e.Metadata...)
 	return xxhash.Sum64(b), b
 }
@@ -138,6 +147,7 @@ const (
 	IDEvent      IDKind = 'e'
 	IDBatch      IDKind = 'b'
 	IDAdjustment IDKind = 'a' // of an event: what it counts for now
+	IDChat       IDKind = 'c' // has a log of its own
 )
 
 // Fingerprint identifies an id of an app for ever (architecture §3, id log).

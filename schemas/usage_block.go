@@ -31,6 +31,8 @@ const (
 	rowDuration
 	rowCached
 	rowMetadata
+	rowSummary // the counts are the totals of a chat
+	rowCounted // what was counted is not all of it; only in the event log
 )
 
 type dictionary struct {
@@ -109,6 +111,8 @@ func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base, next int64) []
 	set(e.DurationSec != 0, rowDuration)
 	set(e.Cached, rowCached)
 	set(len(e.Metadata) > 0, rowMetadata)
+	set(e.Summary, rowSummary)
+	set(e.Counted != nil, rowCounted)
 
 	b = binary.AppendUvarint(b, flags)
 	b = binary.AppendVarint(b, int64(e.Index)-next)
@@ -142,6 +146,11 @@ func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base, next int64) []
 	if flags&rowMetadata != 0 {
 		b = binary.AppendUvarint(b, uint64(len(e.Metadata)))
 		b = append(b, e.Metadata...)
+	}
+	if e.Counted != nil {
+		for _, n := range e.Counted.each() {
+			b = binary.AppendUvarint(b, uint64(*n))
+		}
 	}
 	return b
 }
@@ -228,6 +237,13 @@ func (r *Wire) usageRow(e *UsageEvent, texts []string, base, next int64, uuids [
 	if flags&rowMetadata != 0 {
 		e.Metadata = r.Bytes(r.Uvarint())
 	}
+	e.Summary = flags&rowSummary != 0
+	if flags&rowCounted != 0 {
+		e.Counted = new(UsageSums)
+		for _, n := range e.Counted.each() {
+			*n = int64(r.Uvarint())
+		}
+	}
 	return uuids
 }
 
@@ -266,6 +282,11 @@ func (b *UsageBatch) DecodePayload(src []byte) error {
 		return r.Err
 	}
 	b.Events, _ = r.usageBlock(b.Events[:0])
+	for i := range b.Events {
+		if b.Events[i].Counted != nil { // nobody asks to be counted for less
+			r.Fail()
+		}
+	}
 	b.Rejected = r.eventErrors()
 	if r.Err == nil && len(r.B) > 0 {
 		r.Fail()

@@ -45,6 +45,9 @@ func drawUsageEvent(t *rapid.T) UsageEvent {
 		DurationSec: rapid.OneOf(rapid.Just(0.0), rapid.Float64Range(math.SmallestNonzeroFloat64, MaxDurationSeconds)).Draw(t, "duration"),
 		Cached:      rapid.Bool().Draw(t, "cached"),
 	}
+	if e.Summary = rapid.IntRange(0, 4).Draw(t, "summary") == 0; e.Summary {
+		e.InputTokens = rapid.Int64Range(0, MaxSummaryCount).Draw(t, "input of a summary")
+	}
 	e.TotalTokens = e.InputTokens + e.OutputTokens
 	if rapid.Bool().Draw(t, "more in total") {
 		e.TotalTokens += maybe.Draw(t, "rest")
@@ -55,13 +58,35 @@ func drawUsageEvent(t *rapid.T) UsageEvent {
 	return e
 }
 
+// drawLoggedEvent draws an event of the log, of which less may have been counted.
+func drawLoggedEvent(t *rapid.T) UsageEvent {
+	e := drawUsageEvent(t)
+	if rapid.IntRange(0, 2).Draw(t, "counted in part") == 0 {
+		e.Counted = &UsageSums{}
+		for _, n := range e.Counted.each() {
+			*n = rapid.Int64Range(0, math.MaxInt64).Draw(t, "counted")
+		}
+	}
+	return e
+}
+
+// A command does not say what is counted of its events.
+func TestPayloadsCarryNoCounted(t *testing.T) {
+	b := goldenBatch()
+	b.Events[1].Counted = &UsageSums{Events: 1}
+	var got UsageBatch
+	if err := got.DecodePayload(b.EncodePayload(nil)); err == nil {
+		t.Error("a command that says what is counted is read")
+	}
+}
+
 func encodeBlock(dst []byte, events []UsageEvent) []byte {
 	return AppendUsageBlock(dst, len(events), func(i int) *UsageEvent { return &events[i] })
 }
 
 func TestUsageBlockRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		want := rapid.SliceOfN(rapid.Custom(drawUsageEvent), 0, 12).Draw(t, "events")
+		want := rapid.SliceOfN(rapid.Custom(drawLoggedEvent), 0, 12).Draw(t, "events")
 		behind := rapid.SliceOfN(rapid.Byte(), 0, 5).Draw(t, "behind")
 		before := []UsageEvent{{EventID: "stays"}}
 		got, rest, err := DecodeUsageBlock(append(encodeBlock(nil, want), behind...), before)
@@ -130,6 +155,31 @@ func goldenUsageEvents() []UsageEvent {
 			Index: 7, EventID: "odd id \"\x01", Timestamp: 1_774_000_001_000_000_000,
 			AppID: "app 2", UserID: "u-1", Model: "gpt-4", TotalTokens: 0,
 		},
+	}
+}
+
+// goldenLoggedEvents are events as the log holds them: the last two stand in a chat
+// with a summary.
+func goldenLoggedEvents() []UsageEvent {
+	list := goldenUsageEvents()
+	covered := list[1]
+	covered.EventID, covered.Counted = "covered", &UsageSums{Events: 1}
+	return append(list[:2:2], covered, UsageEvent{
+		Index: 8, EventID: "s-1", Timestamp: 1_774_000_002_000_000_000, AppID: "app-1", UserID: "u-1", Model: ModelUnknown,
+		ChatID: "chat-1", InputTokens: MaxSummaryCount, OutputTokens: 1, TotalTokens: MaxSummaryCount + 1, Summary: true,
+		Counted: &UsageSums{InputTokens: 5, OutputTokens: 1, TotalTokens: 6},
+	})
+}
+
+func TestUsageBlockGolden(t *testing.T) {
+	b := encodeBlock(nil, goldenLoggedEvents())
+	goldenBytes(t, "usage_block_v1.golden", b)
+	got, _, err := DecodeUsageBlock(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(goldenLoggedEvents(), got, equalEvents); d != "" {
+		t.Error(d)
 	}
 }
 

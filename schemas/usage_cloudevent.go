@@ -18,6 +18,7 @@ const MaxCloudEvents = 100
 // IngestEvent is a CloudEvent that asks for a batch to be counted (contract §7).
 type IngestEvent struct {
 	ID, Source string
+	Summary    bool   // its type says that data is a chat.usage_summary
 	Data       []byte // the batch as JSON text; part of the body but for data_base64
 	Err        *Error // why this element of a list is refused; the rest is empty then
 	at         []any  // where Data stands in the body
@@ -27,7 +28,7 @@ type IngestEvent struct {
 // without batch_id gets one that follows from the event's source and id, so that
 // the event sent again is recognised.
 func (e *IngestEvent) ParseBatch(b *ParsedBatch) *Error {
-	if err := ParseUsageBatch(e.Data, b); err != nil {
+	if err := parseBatch(e.Data, b, e.Summary); err != nil {
 		return err.below(e.at)
 	}
 	if b.BatchID == "" {
@@ -119,7 +120,7 @@ func BinaryIngestEvent(values func(attribute string) []string, contentType strin
 	if faults != nil {
 		return IngestEvent{}, validation(faults)
 	}
-	return IngestEvent{ID: a[1], Source: a[2], Data: body}, nil
+	return IngestEvent{ID: a[1], Source: a[2], Summary: a.summary(), Data: body}, nil
 }
 
 func validation(faults []FieldError) *Error {
@@ -135,6 +136,8 @@ type eventAttributes [len(attributeNames)]string
 
 var attributeNames = [...]string{"specversion", "id", "source", "type", "datacontenttype", "time"}
 
+func (a *eventAttributes) summary() bool { return a[3] == TypeOf(usageSummary) }
+
 // judge lists what is wrong with the attributes.
 func (a *eventAttributes) judge(loc func(name string) []any) (faults []FieldError) {
 	fault := func(name, msg, kind string) { faults = append(faults, FieldError{loc(name), msg, kind}) }
@@ -146,8 +149,8 @@ func (a *eventAttributes) judge(loc func(name string) []any) (faults []FieldErro
 	if v := a[0]; v != "" && v != "1.0" {
 		fault("specversion", "specversion must be 1.0, not "+shown(v).String(), "value_error")
 	}
-	if want := TypeOf(UsageIngest.Name); a[3] != "" && a[3] != want {
-		fault("type", "type must be "+want+", not "+shown(a[3]).String(), "value_error")
+	if want := TypeOf(UsageIngest.Name); a[3] != "" && a[3] != want && !a.summary() {
+		fault("type", "type must be "+want+" or "+TypeOf(usageSummary)+", not "+shown(a[3]).String(), "value_error")
 	}
 	if !isJSONMedia(a[4]) {
 		fault("datacontenttype", "datacontenttype must be application/json, not "+shown(a[4]).String(), "value_error")
@@ -263,7 +266,7 @@ func (m *eventMembers) event() IngestEvent {
 	if m.faults == nil {
 		m.faults = m.attributes.judge(m.at)
 	}
-	e := IngestEvent{ID: m.attributes[1], Source: m.attributes[2], Data: m.data, at: m.at("data")[1:]}
+	e := IngestEvent{ID: m.attributes[1], Source: m.attributes[2], Summary: m.attributes.summary(), Data: m.data, at: m.at("data")[1:]}
 	switch {
 	case m.data != nil && m.encoded != "":
 		m.fault("data_base64", "data and data_base64 exclude each other", "value_error")

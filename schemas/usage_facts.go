@@ -39,6 +39,12 @@ type RecordedEvent struct {
 	DurationSec     float64         `json:"duration_sec,omitempty"`
 	Cached          bool            `json:"cached,omitempty"`
 	Metadata        json.RawMessage `json:"metadata,omitempty"`
+
+	// A summary states its chat's totals and is no event of its own. Counted is what
+	// was added to the sums when that is not all of the counts above.
+	Summary          bool      `json:"summary,omitempty"`
+	Counted          *SumsData `json:"counted,omitempty"`
+	CoveredBySummary bool      `json:"covered_by_summary,omitempty"` // only the event itself is counted
 }
 
 // UsageRejectedData is the data of usage.rejected: the events of one app and
@@ -129,6 +135,16 @@ func appendRecordedEvent(dst []byte, e *UsageEvent) []byte {
 	if len(e.Metadata) > 0 {
 		dst = append(dst, `,"metadata":`...)
 		dst = append(dst, e.Metadata...)
+	}
+	if e.Summary {
+		dst = append(dst, `,"summary":true`...)
+	}
+	if e.Counted != nil {
+		dst = append(dst, `,"counted":{`...)
+		dst = append(AppendSumFields(dst, e.Counted), '}')
+	}
+	if e.CoveredBySummary() {
+		dst = append(dst, `,"covered_by_summary":true`...)
 	}
 	return append(dst, '}')
 }

@@ -18,9 +18,15 @@ import (
 //
 // Texts of the result are parts of body wherever they had no escapes, so body
 // must not change while the result is in use.
-func ParseUsageBatch(body []byte, b *ParsedBatch) *Error {
+//
+// An object without a list of events may be one chat.usage_summary, which is a
+// batch of one event (usage_summary.go).
+func ParseUsageBatch(body []byte, b *ParsedBatch) *Error { return parseBatch(body, b, false) }
+
+// parseBatch reads a request; summary says that it is a summary unless it has a list.
+func parseBatch(body []byte, b *ParsedBatch, summary bool) *Error {
 	*b = ParsedBatch{Events: b.Events[:0], Rejected: b.Rejected[:0]}
-	p := usageParser{b: b, jsonScanner: jsonScanner{
+	p := usageParser{b: b, raw: rawSigns{named: summary}, jsonScanner: jsonScanner{
 		text: viewString(body), at: "body", frames: make([]jsonFrame, 0, 4), keys: make([]string, 0, 4),
 	}}
 	if p.request() {
@@ -40,6 +46,8 @@ type usageParser struct {
 	seen   usageFields  // keys of the event being read
 	given  usageFields  // those of them with a value that was taken
 	listed bool         // the request has the key events
+	raw    rawSigns     // what the request is when it has no list
+	summed bool         // counts are those of a chat
 
 	// reported makes it read the entries of a reporter instead of events; it
 	// counts how often each content has been there.
@@ -58,10 +66,19 @@ func (p *usageParser) request() bool {
 			more, ok = p.next()
 		}
 	}
-	if !p.listed {
+	if !ok || !p.end() {
+		return false
+	}
+	switch {
+	case p.listed:
+	case p.raw.summary():
+		return p.summary()
+	case p.raw.chat:
+		p.misshapen("events is missing: send the list of events, or one chat.usage_summary that says so in event_type", "missing", "body", "events")
+	default:
 		p.misshapen("events is missing: send the list of events", "missing", "body", "events")
 	}
-	return ok && p.end()
+	return true
 }
 
 func (p *usageParser) end() bool {
@@ -86,6 +103,9 @@ func (p *usageParser) member() bool {
 	case "events":
 		p.listed = true
 		return p.list()
+	}
+	if p.reported == nil {
+		return p.sign(name)
 	}
 	return p.skip()
 }

@@ -109,6 +109,14 @@ func (p *usageParser) eventMember(e *UsageEvent, name string) bool {
 
 // finish judges the event as a whole.
 func (p *usageParser) finish(e *UsageEvent) {
+	p.judgeTotal(e)
+	if missing := requiredFields &^ p.seen; missing != 0 && p.fault.code == "" {
+		p.refuse(CodeMissingField, "required and missing: %s", missing.names())
+	}
+}
+
+// judgeTotal fills in a total that is missing.
+func (p *usageParser) judgeTotal(e *UsageEvent) {
 	if p.given&summedFields == summedFields {
 		sum := e.InputTokens + e.OutputTokens
 		if p.given&fieldTotalTokens == 0 {
@@ -116,9 +124,6 @@ func (p *usageParser) finish(e *UsageEvent) {
 		} else if e.TotalTokens < sum {
 			p.refuse(CodeTotalBelowSum, "total_tokens is %d, below input_tokens + output_tokens = %d", e.TotalTokens, sum)
 		}
-	}
-	if missing := requiredFields &^ p.seen; missing != 0 && p.fault.code == "" {
-		p.refuse(CodeMissingField, "required and missing: %s", missing.names())
 	}
 }
 

@@ -87,7 +87,7 @@ func usageSeeds() []string {
 			seeds = append(seeds, requestJSON(e(key, v)))
 		}
 	}
-	return seeds
+	return append(seeds, summarySeeds()...)
 }
 
 // memberSeeds are values to try for a member of an event.

@@ -2,7 +2,15 @@ package schemas
 
 import "strconv"
 
-// count reads a whole number from 0 to MaxTokenCount, written with digits only.
+// maxCount is the greatest count of what is being read.
+func (p *usageParser) maxCount() int64 {
+	if p.summed {
+		return MaxSummaryCount
+	}
+	return MaxTokenCount
+}
+
+// count reads a whole number from 0 to maxCount, written with digits only.
 func (p *usageParser) count(f usageFields, dst *int64) bool {
 	c := p.peek()
 	if p.again(f) || c != '-' && c-'0' > 9 {
@@ -16,9 +24,9 @@ func (p *usageParser) count(f usageFields, dst *int64) bool {
 		p.refuse(CodeInvalidNumber, "%s must be written with digits only, without sign, fraction or exponent, not %v", p.at, shown(text))
 		return true
 	}
-	n, ok := smallCount(text)
+	n, ok := smallCount(text, p.maxCount())
 	if !ok {
-		p.refuse(CodeOutOfRange, "%s must be 0 to %d, not %v", p.at, MaxTokenCount, shown(text))
+		p.refuse(CodeOutOfRange, "%s must be 0 to %d, not %v", p.at, p.maxCount(), shown(text))
 		return true
 	}
 	*dst = n
@@ -26,15 +34,15 @@ func (p *usageParser) count(f usageFields, dst *int64) bool {
 	return true
 }
 
-// smallCount reads the digits of a JSON number up to MaxTokenCount.
-func smallCount(text string) (n int64, ok bool) {
-	if len(text) > len("1000000000") || text[0] == '-' {
+// smallCount reads the digits of a JSON number up to most, of at most 13 digits.
+func smallCount(text string, most int64) (n int64, ok bool) {
+	if len(text) > len("1000000000000") || text[0] == '-' {
 		return 0, false
 	}
 	for i := range len(text) {
 		n = n*10 + int64(text[i]-'0')
 	}
-	return n, n <= MaxTokenCount
+	return n, n <= most
 }
 
 // cost reads a decimal, as a number or as a text that holds one.

@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -93,6 +94,10 @@ func refParse(body []byte) (out refBatch) {
 		}
 		refWalk(value, faults)
 	}
+	if !seen["events"] && refIsSummary(&top) {
+		deeper := refRead(jsontext.NewDecoder(bytes.NewReader(raw), refLenient), 2)
+		out.events = []refEvent{refReadSummary(&deeper)}
+	}
 	switch {
 	case len(out.events) > 20_000:
 		return refBatch{code: CodeTooManyEvents}
@@ -165,8 +170,85 @@ func refReadEvent(n *refNode) refEvent {
 		out.faults[CodeNotAnObject] = true
 		return out
 	}
+	refFields(&out, n, 1e9, "event_id", "timestamp", "app_id", "user_id", "model", "input_tokens", "output_tokens")
+	return out
+}
+
+// refIsSummary is the rule of usage_summary.go about an object without a list.
+func refIsSummary(n *refNode) bool {
+	has := func(list ...string) bool {
+		for i := range n.names {
+			if slices.Contains(list, refText(&n.names[i])) {
+				return true
+			}
+		}
+		return false
+	}
+	named, other := false, false
+	for i := range n.names {
+		if name := refText(&n.names[i]); (name == "type" || name == "kind" || name == "event_type") && n.members[i].kind == '"' {
+			own := refText(&n.members[i]) == "chat.usage_summary"
+			named, other = named || own, other || !own
+		}
+	}
+	spelt := has("prompt_tokens", "completion_tokens", "usage_prompt_tokens_final", "usage_completion_tokens_final")
+	return named || has("chat_id") && spelt && !other && !has("cached", "duration_sec", "invocation_id")
+}
+
+// refReadSummary gives the fields of a summary their names in an event.
+func refReadSummary(n *refNode) refEvent {
+	out := refEvent{faults: map[Code]bool{}, compact: refCompact(nil, n)}
+	refWalk(n, out.faults)
+	plain := refNode{kind: n.kind, depth: n.depth}
+	there := map[string]bool{}
+	for i := range n.members {
+		name := refText(&n.names[i])
+		switch name {
+		case "event_ts":
+			name = "timestamp"
+		case "workflow_name":
+			name = "workflow_id"
+		case "model_name":
+			name = "model"
+		case "prompt_tokens", "usage_prompt_tokens_final":
+			name = "input_tokens"
+		case "completion_tokens", "usage_completion_tokens_final":
+			name = "output_tokens"
+		case "usage_total_tokens_final":
+			name = "total_tokens"
+		case "usage_total_cost_final":
+			name = "cost"
+		case "cached", "duration_sec", "invocation_id":
+			continue
+		}
+		if n.members[i].kind == 'n' {
+			continue
+		}
+		if there[name] {
+			out.faults[CodeRepeatedKey] = true
+			continue
+		}
+		there[name] = true
+		quoted, _ := jsontext.AppendQuote(nil, name)
+		plain.names = append(plain.names, refNode{kind: '"', raw: quoted})
+		plain.members = append(plain.members, n.members[i])
+	}
+	refFields(&out, &plain, 1e12, "timestamp", "app_id", "user_id", "chat_id", "input_tokens", "output_tokens")
 	e := &out.event
-	required := []string{"event_id", "timestamp", "app_id", "user_id", "model", "input_tokens", "output_tokens"}
+	e.Summary = true
+	if e.Model == "" {
+		e.Model = "unknown"
+	}
+	if e.EventID == "" && len(out.faults) == 0 {
+		sum := sha256.Sum256(refCanonical(nil, n))
+		e.EventID = fmt.Sprintf("sum-%x", sum[:16])
+	}
+	return out
+}
+
+// refFields reads the members of an event.
+func refFields(out *refEvent, n *refNode, most int64, required ...string) {
+	e := &out.event
 	texts := map[string]*string{
 		"event_id": &e.EventID, "app_id": &e.AppID, "user_id": &e.UserID, "model": &e.Model, "workflow_id": &e.WorkflowID,
 		"tenant_id": &e.TenantID, "chat_id": &e.ChatID, "run_id": &e.RunID, "agent_name": &e.AgentName, "invocation_id": &e.InvocationID,
@@ -191,7 +273,7 @@ func refReadEvent(n *refNode) refEvent {
 		case texts[name] != nil:
 			*texts[name], code = refID(value, name)
 		case counts[name] != nil:
-			*counts[name], code = refCount(value)
+			*counts[name], code = refCount(value, most)
 		case name == "timestamp":
 			e.Timestamp, code = refTimestamp(value)
 		case name == "cached":
@@ -223,7 +305,6 @@ func refReadEvent(n *refNode) refEvent {
 			out.faults[CodeMissingField] = true
 		}
 	}
-	return out
 }
 
 func refID(n *refNode, name string) (string, Code) {
@@ -244,7 +325,7 @@ func refID(n *refNode, name string) (string, Code) {
 	return s, ""
 }
 
-func refCount(n *refNode) (int64, Code) {
+func refCount(n *refNode, most int64) (int64, Code) {
 	if n.kind != '0' {
 		return 0, CodeInvalidType
 	}
@@ -252,7 +333,7 @@ func refCount(n *refNode) (int64, Code) {
 	if !ok || string(n.raw) == "-0" {
 		return 0, CodeInvalidNumber
 	}
-	if i.Sign() < 0 || i.Cmp(big.NewInt(1e9)) > 0 {
+	if i.Sign() < 0 || i.Cmp(big.NewInt(most)) > 0 {
 		return 0, CodeOutOfRange
 	}
 	return i.Int64(), ""

@@ -26,26 +26,47 @@ type Adjustment struct {
 	Delta     schemas.UsageSums // what this entry added
 	Effective schemas.UsageSums // what the event counts for after it
 	Reason    string
+
+	// Of an event in a chat: what the event says after it, and by how much that moved,
+	// which is what moves the sums of the chat's deltas. Elsewhere they are Effective
+	// and Delta.
+	ChatID string
+	Stated schemas.UsageSums
+	Change schemas.UsageSums
 }
 
 var adjustmentStatuses = [...]schemas.EventStatus{schemas.EventVoided, schemas.EventAmended}
 
 // append gives the stored form. Form 1: form, status, app, event id, hour, tenant,
-// user, workflow, model, delta, effective, reason.
+// user, workflow, model, delta, effective, reason. Form 2, of an event in a chat, goes
+// on with chat id, stated, change.
 func (a *Adjustment) append(b []byte) []byte {
-	b = append(b, 1, byte(slices.Index(adjustmentStatuses[:], a.Status)))
+	form := byte(1)
+	if a.ChatID != "" {
+		form = 2
+	}
+	b = append(b, form, byte(slices.Index(adjustmentStatuses[:], a.Status)))
 	b = appendText(b, a.AppID)
 	b = appendText(b, a.EventID)
 	b = binary.AppendUvarint(b, uint64(a.Hour))
 	b = appendRest(b, a.TenantID, a.UserID, a.Workflow, a.Model)
 	b = appendCounts(b, &a.Delta)
 	b = appendCounts(b, &a.Effective)
-	return appendText(b, a.Reason)
+	b = appendText(b, a.Reason)
+	if a.ChatID != "" {
+		b = appendText(b, a.ChatID)
+		b = appendCounts(b, &a.Stated)
+		b = appendCounts(b, &a.Change)
+	}
+	return b
 }
 
 func parseAdjustment(v []byte) (*Adjustment, error) {
 	r := newReader(v)
-	r.Form(1)
+	form := r.Byte()
+	if form != 1 && form != 2 {
+		r.Fail()
+	}
 	status := int(r.Byte())
 	if status >= len(adjustmentStatuses) {
 		r.Fail()
@@ -56,7 +77,11 @@ func parseAdjustment(v []byte) (*Adjustment, error) {
 		TenantID: r.text(), UserID: r.text(), Workflow: r.text(), Model: r.text(),
 		Delta: r.counts(), Effective: r.counts(), Reason: r.text(),
 	}
-	if len(r.B) > 0 {
+	a.Stated, a.Change = a.Effective, a.Delta
+	if form == 2 {
+		a.ChatID, a.Stated, a.Change = r.text(), r.counts(), r.counts()
+	}
+	if len(r.B) > 0 || form == 2 && a.ChatID == "" {
 		r.Fail()
 	}
 	return a, r.Err
@@ -84,6 +109,15 @@ type Recorded struct {
 func (r *Recorded) Effective() schemas.UsageSums {
 	if r.Last != nil {
 		return r.Last.Effective
+	}
+	return schemas.CountedOf(&r.Event)
+}
+
+// Stated is what the event says now: what corrections are made of. In a chat with a
+// summary that may be more than it counts for.
+func (r *Recorded) Stated() schemas.UsageSums {
+	if r.Last != nil {
+		return r.Last.Stated
 	}
 	return schemas.SumsOf(&r.Event)
 }
@@ -157,15 +191,24 @@ func detached(e *schemas.UsageEvent) schemas.UsageEvent {
 	return out
 }
 
-// Adjust lets an event count for other sums, as the command with the given index
-// says, and returns the compensating entry.
-func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, effective schemas.UsageSums, reason string) (*Adjustment, error) {
+// Adjust lets an event say other sums, as the command with the given index wants, and
+// returns the compensating entry.
+func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, stated schemas.UsageSums, reason string) (*Adjustment, error) {
 	e := &rec.Event
 	a := &Adjustment{
 		AppID: e.AppID, EventID: e.EventID, Status: status, Hour: hourOf(e.Timestamp),
 		TenantID: e.TenantID, UserID: e.UserID, Workflow: e.WorkflowID, Model: e.Model,
-		Delta: effective.Minus(rec.Effective()), Effective: effective, Reason: reason,
+		Reason: reason, ChatID: e.ChatID, Stated: stated, Change: stated.Minus(rec.Stated()),
 	}
+	a.Delta, a.Effective = a.Change, rec.Effective()
+	if e.ChatID != "" {
+		c, err := tx.chat(chatKey{e.AppID, e.ChatID}, e.UserID)
+		if err != nil {
+			return nil, err
+		}
+		a.Delta = c.add(&a.Change)
+	}
+	a.Effective.Add(&a.Delta)
 	at := tx.Place(command)
 	if err := tx.add(bucketAdjustments, keyCommand(at.Seq, at.Index), a.append(nil)); err != nil {
 		return nil, &Fault{"write adjustment", err}
@@ -181,7 +224,7 @@ func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, 
 
 // loadAdjustments replays the entries behind what the aggregates in the bucket
 // hold, like loadOverlay the events.
-func loadAdjustments(bolt *bbolt.Tx, fold *foldState, frozen, live *adder) error {
+func loadAdjustments(bolt *bbolt.Tx, fold *foldState, chats *chatLoader, frozen, live *adder) error {
 	c := bucketOf(bolt, bucketAdjustments).cursor()
 	for k, v := c.seek(keySeq(fold.Folded + 1)); k != nil; k, v = c.next() {
 		a, err := parseAdjustment(v)
@@ -193,6 +236,9 @@ func loadAdjustments(bolt *bbolt.Tx, fold *foldState, frozen, live *adder) error
 			to = frozen
 		}
 		to.addAdjustment(a)
+		if err := chats.addAdjustment(to.to, a); err != nil {
+			return err
+		}
 	}
 	return c.err
 }

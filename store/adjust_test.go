@@ -65,6 +65,11 @@ func TestAdjustmentRoundTrip(t *testing.T) {
 			AppID: text.Draw(t, "app"), EventID: text.Draw(t, "id"), Status: rapid.SampledFrom(adjustmentStatuses[:]).Draw(t, "status"),
 			Hour: rapid.Uint32().Draw(t, "hour"), TenantID: text.Draw(t, "tenant"), UserID: text.Draw(t, "user"), Workflow: text.Draw(t, "workflow"),
 			Model: text.Draw(t, "model"), Delta: sums.Draw(t, "delta"), Effective: sums.Draw(t, "effective"), Reason: text.Draw(t, "reason"),
+			ChatID: text.Draw(t, "chat"),
+		}
+		want.Stated, want.Change = want.Effective, want.Delta
+		if want.ChatID != "" {
+			want.Stated, want.Change = sums.Draw(t, "stated"), sums.Draw(t, "change")
 		}
 		b := want.append(nil)
 		got, err := parseAdjustment(b)

@@ -14,16 +14,11 @@ func (s *Store) BatchOfApp(ctx context.Context, app, batchID string) (st schemas
 		return st, false, err
 	}
 	fp, _ := schemas.FingerprintOf(schemas.IDBatch, "", batchID, nil)
-	// The lock comes first: the table must not point beyond the transaction.
-	s.idMu.RLock()
-	bolt, err := s.db.Begin(false)
-	if err != nil {
-		s.idMu.RUnlock()
-		return st, false, err
+	defer s.db.shield(&err)()
+	bolt, ordinal, e, err := s.beginAt(&fp)
+	if bolt != nil {
+		defer func() { _ = bolt.Rollback() }()
 	}
-	defer func() { _ = bolt.Rollback() }()
-	ordinal, e, err := s.lookup(bucketOf(bolt, bucketIDs), &fp)
-	s.idMu.RUnlock()
 	if err != nil || ordinal == 0 {
 		return st, false, err
 	}
@@ -34,12 +29,38 @@ func (s *Store) BatchOfApp(ctx context.Context, app, batchID string) (st schemas
 	if b == nil {
 		return st, false, errDamaged
 	}
+	above, err := readLine(bolt)
+	if err != nil {
+		return st, false, err
+	}
+	b.forget(&above)
 	if b.Known(app) == nil {
 		return st, false, nil
 	}
 	st.BatchID, st.Applied = b.BatchID, true
-	st.Outcome, err = b.outcome(bolt, func(p *Part) bool { return p.AppID == app && p.Outcome != PartConflict })
+	st.Outcome, err = b.outcome(bolt, &above, func(p *Part) bool { return p.AppID == app && p.Outcome != PartConflict })
 	return st, err == nil, err
+}
+
+// beginAt opens a look at a committed id. The lock comes first: the table must not
+// point beyond the transaction.
+func (s *Store) beginAt(fp *schemas.Fingerprint) (bolt *bbolt.Tx, ordinal uint64, e idEntry, err error) {
+	s.idMu.RLock()
+	defer s.idMu.RUnlock()
+	look, err := s.db.Begin(false)
+	if err != nil {
+		return nil, 0, e, err
+	}
+	defer func() {
+		if bolt == nil { // a damaged page ended it
+			_ = look.Rollback()
+		}
+	}()
+	above, err := readLine(look) // it may be ahead of the table
+	if err == nil {
+		ordinal, e, err = s.lookup(bucketOf(look, bucketIDs), above.Ordinal, fp)
+	}
+	return look, ordinal, e, err
 }
 
 // LogPosition places a message of the command stream as it is now among those of all
@@ -53,13 +74,17 @@ func (s *Store) BatchAt(seq uint64, index uint32) (st schemas.BatchStatus, found
 		return st, true, nil
 	}
 	err = s.db.View(func(bolt *bbolt.Tx) error {
+		above, err := readLine(bolt)
+		if err != nil || above.below(seq) {
+			return err
+		}
 		b, err := readBatch(bolt, Place{seq, index})
 		if err != nil || b == nil {
 			return err
 		}
 		found = true
 		st.BatchID, st.Applied = b.BatchID, true
-		st.Outcome, err = b.outcome(bolt, own)
+		st.Outcome, err = b.outcome(bolt, &above, own)
 		return err
 	})
 	return st, found, err

@@ -29,7 +29,7 @@ func TestBatchRoundTrip(t *testing.T) {
 			t.Errorf("%d of %d bytes are a batch", n, len(v))
 		}
 	}
-	for _, p := range []Place{{}, {1, 2}, {1<<40 - 1, 1<<24 - 1}} {
+	for _, p := range []Place{{}, {1, 2}, {1<<52 - 1, 1<<12 - 1}} {
 		if got := placeOf(p.ref()); got != p {
 			t.Errorf("place %v came back as %v", p, got)
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -124,9 +125,16 @@ func readBatch(bolt *bbolt.Tx, p Place) (*Batch, error) {
 	return parseBatch(v)
 }
 
+// forget leaves out the parts whose command has expired: what the batch id stood for
+// in their apps is no longer known.
+func (b *Batch) forget(above *line) {
+	b.Parts = slices.DeleteFunc(b.Parts, func(p Part) bool { return above.below(p.First.Seq) })
+}
+
 // outcome sums what a record says of the parts that want wants. Counts and errors
-// of replayed parts are those of the command that applied them.
-func (b *Batch) outcome(bolt *bbolt.Tx, want func(*Part) bool) (schemas.IngestOutcome, error) {
+// of replayed parts are those of the command that applied them; its errors are not
+// told any more when it has expired.
+func (b *Batch) outcome(bolt *bbolt.Tx, above *line, want func(*Part) bool) (schemas.IngestOutcome, error) {
 	o := schemas.IngestOutcome{Replayed: true, Conflict: true}
 	seen := 0
 	for i := range b.Parts {
@@ -141,7 +149,11 @@ func (b *Batch) outcome(bolt *bbolt.Tx, want func(*Part) bool) (schemas.IngestOu
 		o.Replayed = o.Replayed && p.Outcome == PartReplayed
 		o.Conflict = o.Conflict && p.Outcome == PartConflict
 		errors := b.Errors
-		if p.Outcome == PartReplayed || p.Outcome == PartCarried {
+		switch {
+		case p.Outcome != PartReplayed && p.Outcome != PartCarried:
+		case above.below(p.First.Seq):
+			errors = nil
+		default:
 			first, err := readBatch(bolt, p.First)
 			if err != nil {
 				return o, err

@@ -39,7 +39,8 @@ func (s *Store) Dump(w io.Writer) error {
 }
 
 // AppDigests gives a digest of each app's state: its aggregates, its ids with
-// what they stand for, its adjustments, and what became of its batches.
+// what they stand for, its adjustments, and what became of its batches, as far as
+// they have not expired; behind a slash, when it has chats, the digest of those.
 // Positions, group cuts and instants of arrival are left out, so the digest is
 // the same for any number of partitions (architecture §5).
 func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
@@ -53,13 +54,17 @@ func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 		return d
 	}
 	if err := s.db.View(func(bolt *bbolt.Tx) error {
-		if err := digestEvents(bolt, of); err != nil {
+		above, err := readLine(bolt)
+		if err != nil {
 			return err
 		}
-		if err := digestAdjustments(bolt, of); err != nil {
+		if err := digestEvents(bolt, &above, of); err != nil {
 			return err
 		}
-		return digestBatches(bolt, of)
+		if err := digestAdjustments(bolt, &above, of); err != nil {
+			return err
+		}
+		return digestBatches(bolt, &above, of)
 	}); err != nil {
 		return nil, err
 	}
@@ -86,7 +91,24 @@ func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 		}
 		out[app] = d.sum()
 	}
-	return out, nil
+	chats, err := s.chatDigests()
+	for app, d := range chats {
+		out[app] += "/" + d.sum()
+	}
+	return out, err
+}
+
+// chatDigests gives a digest of each app's chats: whose they are, what their deltas
+// sum up to and what summaries state.
+func (s *Store) chatDigests() (map[string]*appDigest, error) {
+	apps := map[string]*appDigest{}
+	err := s.eachChat(func(c *chat) {
+		if apps[c.app] == nil {
+			apps[c.app] = &appDigest{}
+		}
+		apps[c.app].items = append(apps[c.app].items, c.append([]byte("chat ")))
+	})
+	return apps, err
 }
 
 // appDigest gathers an app's state; lists are sorted before they are hashed.
@@ -108,12 +130,12 @@ func (d *appDigest) sum() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
+func digestEvents(bolt *bbolt.Tx, above *line, of func(string) *appDigest) error {
 	var events []schemas.UsageEvent
 	var commands []uint32
 	known := 0
 	c := bucketOf(bolt, bucketEvents).cursor()
-	for k, v := c.first(); k != nil; k, v = c.next() {
+	for k, v := c.seek(keySeq(above.Position)); k != nil; k, v = c.next() {
 		var err error
 		if events, commands, err = decodeChunk(v, events[:0], commands[:0]); err != nil {
 			return err
@@ -133,7 +155,7 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 		return c.err
 	}
 	c = bucketOf(bolt, bucketIDs).cursor()
-	for k, v := c.first(); k != nil; k, v = c.next() {
+	for k, v := c.seek(keyOrdinal(above.Ordinal)); k != nil; k, v = c.next() {
 		chunk, err := parseIDChunk(v)
 		if err != nil {
 			return fmt.Errorf("id log at %x: %w", k, err)
@@ -153,22 +175,23 @@ func digestEvents(bolt *bbolt.Tx, of func(string) *appDigest) error {
 	return nil
 }
 
-func digestAdjustments(bolt *bbolt.Tx, of func(string) *appDigest) error {
+func digestAdjustments(bolt *bbolt.Tx, above *line, of func(string) *appDigest) error {
 	c := bucketOf(bolt, bucketAdjustments).cursor()
-	for k, v := c.first(); k != nil; k, v = c.next() {
+	for k, v := c.seek(keySeq(above.Position)); k != nil; k, v = c.next() {
 		a, err := parseAdjustment(v)
 		if err != nil {
 			return fmt.Errorf("adjustment at %x: %w", k, err)
 		}
+		a.ChatID = "" // its event says it
 		d := of(a.AppID)
-		d.items = append(d.items, append([]byte("adjustment "), v...))
+		d.items = append(d.items, a.append([]byte("adjustment ")))
 	}
 	return c.err
 }
 
-func digestBatches(bolt *bbolt.Tx, of func(string) *appDigest) error {
+func digestBatches(bolt *bbolt.Tx, above *line, of func(string) *appDigest) error {
 	c := bucketOf(bolt, bucketBatches).cursor()
-	for k, v := c.first(); k != nil; k, v = c.next() {
+	for k, v := c.seek(keySeq(above.Position)); k != nil; k, v = c.next() {
 		b, err := parseBatch(v)
 		if err != nil {
 			return err

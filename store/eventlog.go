@@ -45,6 +45,7 @@ func chunkLength(list []recorded) int {
 		count  = 5  // of at most a billion
 		amount = 9  // cost, duration
 		ref    = 3
+		sums   = 1 + 7*binary.MaxVarintLen64
 	)
 	size := head
 	var last schemas.UsageEvent
@@ -55,6 +56,12 @@ func chunkLength(list []recorded) int {
 			if n != 0 {
 				size += count
 			}
+		}
+		if e.Summary {
+			size += 5 * (amount - count)
+		}
+		if e.Counted != nil {
+			size += sums
 		}
 		if e.Cost != 0 || e.DurationSec != 0 || len(e.Metadata) > 0 {
 			size += 2*amount + ref

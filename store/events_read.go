@@ -23,7 +23,8 @@ func (s *Store) Events(ctx context.Context, q schemas.EventQuery) (schemas.Event
 	if err := s.db.View(func(bolt *bbolt.Tx) error { return scan.run(ctx, bolt) }); err != nil {
 		return schemas.EventPage{}, err
 	}
-	return scan.page, s.judge(scan.page.Events)
+	err := s.judge(&scan)
+	return scan.page, err
 }
 
 // eventScan is one walk back through the event log.
@@ -31,14 +32,20 @@ type eventScan struct {
 	q        *schemas.EventQuery
 	texts    [][]byte
 	page     schemas.EventPage
+	places   []uint64 // log positions of the page's events
+	above    line
 	events   []schemas.UsageEvent
 	commands []uint32
 }
 
 func (w *eventScan) run(ctx context.Context, bolt *bbolt.Tx) error {
 	c := bucketOf(bolt, bucketEvents).cursor()
+	var err error
+	if w.above, err = readLine(bolt); err != nil {
+		return err
+	}
 	k, v, below := w.begin(c)
-	for n := 1; k != nil; n++ {
+	for n := 1; w.kept(k); n++ {
 		if n%64 == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -47,13 +54,18 @@ func (w *eventScan) run(ctx context.Context, bolt *bbolt.Tx) error {
 		if err != nil || full {
 			return err
 		}
-		if k, v = c.prev(); k != nil && n == maxScannedChunks {
+		if k, v = c.prev(); w.kept(k) && n == maxScannedChunks {
 			w.page.More, w.page.Next = true, at
 			return nil
 		}
 		below = ^uint32(0)
 	}
 	return c.err
+}
+
+// kept reports whether a key is that of a chunk which has not expired.
+func (w *eventScan) kept(key []byte) bool {
+	return key != nil && !w.above.below(binary.BigEndian.Uint64(key))
 }
 
 // begin finds the newest chunk that may hold an event before the query's place;
@@ -98,6 +110,7 @@ func (w *eventScan) chunk(bolt *bbolt.Tx, at schemas.EventPlace, v []byte, below
 			w.page.More, w.page.Next = true, at
 			return true, nil
 		}
+		w.places = append(w.places, at.Seq)
 		head, err := names.head(w.commands[i])
 		if err != nil {
 			return false, err
@@ -111,8 +124,10 @@ func (w *eventScan) chunk(bolt *bbolt.Tx, at schemas.EventPlace, v []byte, below
 
 // judge tells of each event what became of it. It looks later than the scan did,
 // so the table of ids, whose lock comes before the transaction, is held for a few
-// lookups only.
-func (s *Store) judge(events []schemas.LoggedEvent) error {
+// lookups only. What has expired since then is left out: what became of it is not
+// known any more.
+func (s *Store) judge(w *eventScan) error {
+	events := w.page.Events
 	prints := make([]schemas.Fingerprint, len(events))
 	var scratch []byte
 	for i := range events {
@@ -122,8 +137,16 @@ func (s *Store) judge(events []schemas.LoggedEvent) error {
 	defer s.idMu.RUnlock()
 	return s.db.View(func(bolt *bbolt.Tx) error {
 		ids := bucketOf(bolt, bucketIDs)
+		above, err := readLine(bolt)
+		if err != nil {
+			return err
+		}
 		for i := range events {
-			ordinal, entry, err := s.lookup(ids, &prints[i])
+			if above.below(w.places[i]) {
+				w.page.Events, w.page.More = events[:i], false
+				return nil
+			}
+			ordinal, entry, err := s.lookup(ids, above.Ordinal, &prints[i])
 			if err != nil {
 				return err
 			}

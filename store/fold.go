@@ -3,24 +3,33 @@ package store
 import "bytes"
 
 // A slice folds this many rows for each event or adjustment of its message, so a
-// fold ends before the next one is due: a generation has at most one row for each.
+// fold ends before the next one is due: a generation has at most one row and one
+// chat for each.
 const (
-	foldRowsPerEntry = 2
+	foldRowsPerEntry = 3
 	foldRowsAtLeast  = 64
+	foldRowsOfTick   = 1 << 14
 )
 
 // stepFold moves the fold on after a message that recorded events or adjustments.
 // What it does depends on messages alone: when enough are live they are frozen, which
 // ends the transaction; after another quarter of that the slices begin, by when
-// the rows are in order.
+// the rows are in order. So that nothing waits for ever where little happens, a tick
+// brings a slice of its own, and freezes what is older than the newest segment.
 func (tx *Tx) stepFold(entries int) error {
 	f := &tx.fold
 	f.Live += uint64(entries)
 	every := uint64(tx.store.opts.FoldEvery)
 	switch {
-	case f.To != 0 && f.Live >= every/4:
-		return tx.foldSlice(max(foldRowsAtLeast, foldRowsPerEntry*entries))
-	case f.To == 0 && f.Live >= every:
+	case f.To != 0 && (f.Live >= every/4 || tx.ticked):
+		rows := max(foldRowsAtLeast, foldRowsPerEntry*entries)
+		if tx.ticked {
+			rows = max(rows, foldRowsOfTick)
+		}
+		return tx.foldSlice(rows)
+	case f.To == 0 && f.Live == 0 && tx.ticked:
+		f.Folded = tx.log() // nothing is left to fold
+	case f.To == 0 && (f.Live >= every || tx.ticked && tx.segments.Newest.First > f.Folded+1):
 		f.Number++
 		f.To = tx.log()
 		f.NextKey = nil
@@ -33,20 +42,40 @@ func (tx *Tx) stepFold(entries int) error {
 func (tx *Tx) foldSlice(rows int) error {
 	f := &tx.fold
 	g := tx.store.overlay.frozen
-	i := g.from(f.NextKey)
-	end := min(len(g.order), i+rows)
+	tx.sliced = true
+	if f.NextChat == 0 {
+		i := g.from(f.NextKey)
+		end := min(len(g.order), i+rows)
+		rows -= end - i
+		for ; i < end; i++ {
+			if err := tx.addHours(&g.order[i]); err != nil {
+				return err
+			}
+		}
+		if i < len(g.order) {
+			f.NextKey = bytes.Clone(g.order[i].key)
+			return nil
+		}
+		f.NextKey, f.NextChat = nil, 1
+	}
+	return tx.foldChats(g, rows)
+}
+
+// foldChats goes on where the aggregates of the generation end.
+func (tx *Tx) foldChats(g *generation, rows int) error {
+	f := &tx.fold
+	i := g.fromChat(f.NextChat)
+	end := min(len(g.chatOrder), i+rows)
 	for ; i < end; i++ {
-		row := &g.order[i]
-		if err := tx.addHours(row); err != nil {
+		if err := tx.addChat(g.chatOrder[i]); err != nil {
 			return err
 		}
 	}
-	tx.sliced = true
-	if i < len(g.order) {
-		f.NextKey = bytes.Clone(g.order[i].key)
+	if i < len(g.chatOrder) {
+		f.NextChat = g.chatOrder[i].ordinal
 		return nil
 	}
-	f.Folded, f.To, f.NextKey = f.To, 0, nil
+	f.Folded, f.To, f.NextChat = f.To, 0, 0
 	tx.folded = true
 	return nil
 }

@@ -88,15 +88,25 @@ func readID(ids bucket, ordinal uint64) (idEntry, error) {
 // never stops the partition for long. The key is made at start, so nobody can
 // choose ids that collide. A slot is a hint: the id log decides.
 type idTable struct {
-	key  [2]uint64
-	subs [idSubTables]idSubTable
-	used int
+	key   [2]uint64
+	subs  [idSubTables]idSubTable
+	used  int    // slots that are taken, also by what has expired
+	line  uint64 // ordinals below it have expired: their slots are free for others
+	dirty int    // sub-tables that may hold such slots; at is the next of them
+	at    int
 }
 
 type idSubTable struct {
 	slots []uint64
 	used  int
 }
+
+// Sub-tables that are rid of expired slots after a transaction, and after one with a
+// tick: few enough to hold nobody up, and all within a day where nothing else happens.
+const (
+	cleanedWithTransaction = 16
+	cleanedWithTick        = 192
+)
 
 const (
 	idSubTables   = 4096
@@ -125,7 +135,7 @@ func (t *idTable) find(fp *schemas.Fingerprint, at func(ordinal uint64) (stop bo
 	}
 	mask := uint64(len(s.slots) - 1)
 	for p := tag & mask; s.slots[p] != 0; p = (p + 1) & mask {
-		if s.slots[p]>>ordinalBits == tag && at(s.slots[p]&ordinalMask) {
+		if o := s.slots[p] & ordinalMask; s.slots[p]>>ordinalBits == tag && o >= t.line && at(o) {
 			return
 		}
 	}
@@ -136,11 +146,39 @@ func (t *idTable) add(fp *schemas.Fingerprint, ordinal uint64) {
 	i, tag := t.place(fp)
 	s := &t.subs[i]
 	if 4*(s.used+1) > 3*len(s.slots) {
-		s.grow()
+		t.rebuild(s, 1)
 	}
-	s.put(tag<<ordinalBits | ordinal&ordinalMask)
-	s.used++
-	t.used++
+	if s.put(tag<<ordinalBits|ordinal&ordinalMask, t.line) {
+		s.used++
+		t.used++
+	}
+}
+
+// enter points a fingerprint to an ordinal; from is the one that it takes over, or 0.
+func (t *idTable) enter(fp *schemas.Fingerprint, from, ordinal uint64) {
+	switch {
+	case ordinal < t.line: // has expired already
+	case from != 0 && from >= t.line:
+		t.move(fp, from, ordinal)
+	default:
+		t.add(fp, ordinal)
+	}
+}
+
+// expire moves the line.
+func (t *idTable) expire(line uint64) {
+	if line > t.line {
+		t.line, t.dirty = line, idSubTables
+	}
+}
+
+// clean rids some sub-tables of what has expired.
+func (t *idTable) clean(n int) {
+	for ; n > 0 && t.dirty > 0; n-- {
+		t.rebuild(&t.subs[t.at], 0)
+		t.at = (t.at + 1) % idSubTables
+		t.dirty--
+	}
 }
 
 // move points a fingerprint that stands at one ordinal to a newer one.
@@ -156,23 +194,43 @@ func (t *idTable) move(fp *schemas.Fingerprint, from, to uint64) {
 	}
 }
 
-func (s *idSubTable) put(slot uint64) {
+// put takes an empty slot, or one that has expired, and tells which.
+func (s *idSubTable) put(slot, line uint64) (empty bool) {
 	mask := uint64(len(s.slots) - 1)
 	p := slot >> ordinalBits & mask
-	for s.slots[p] != 0 {
+	for s.slots[p] != 0 && s.slots[p]&ordinalMask >= line {
 		p = (p + 1) & mask
 	}
+	empty = s.slots[p] == 0
 	s.slots[p] = slot
+	return empty
 }
 
-func (s *idSubTable) grow() {
-	old := s.slots
-	s.slots = make([]uint64, max(idFirstLength, 2*len(old)))
-	for _, slot := range old {
-		if slot != 0 {
-			s.put(slot)
+// rebuild leaves out what has expired and makes the sub-table as large as the rest,
+// with some more, needs.
+func (t *idTable) rebuild(s *idSubTable, more int) {
+	live := 0
+	for _, slot := range s.slots {
+		if slot&ordinalMask >= t.line && slot != 0 {
+			live++
 		}
 	}
+	if more == 0 && live == s.used {
+		return
+	}
+	size := idFirstLength
+	for size < 2*(live+more) {
+		size *= 2
+	}
+	old := s.slots
+	s.slots = make([]uint64, size)
+	for _, slot := range old {
+		if slot&ordinalMask >= t.line && slot != 0 {
+			s.put(slot, 0)
+		}
+	}
+	t.used -= s.used - live
+	s.used = live
 }
 
 func (t *idTable) bytes() int {

@@ -195,14 +195,14 @@ func TestIDsAreFoundAfterOpening(t *testing.T) {
 		defer func() { _ = bolt.Rollback() }()
 		last := uint64(0)
 		for i := range prints {
-			ordinal, e, err := s.lookup(bucketOf(bolt, bucketIDs), &prints[i].ID)
+			ordinal, e, err := s.lookup(bucketOf(bolt, bucketIDs), 0, &prints[i].ID)
 			if err != nil || ordinal <= last || e.ref != prints[i].Digest || e.kind != schemas.IDEvent {
 				t.Fatalf("id %d: ordinal %d behind %d, %+v, %v", i, ordinal, last, e, err)
 			}
 			last = ordinal
 		}
 		fp, _ := schemas.FingerprintOf(schemas.IDBatch, "", "same", nil)
-		if _, e, err := s.lookup(bucketOf(bolt, bucketIDs), &fp); err != nil || placeOf(e.ref) != (Place{Seq: 7}) {
+		if _, e, err := s.lookup(bucketOf(bolt, bucketIDs), 0, &fp); err != nil || placeOf(e.ref) != (Place{Seq: 7}) {
 			t.Fatalf("batch at %v, %v", placeOf(e.ref), err)
 		}
 		if len(s.ids.all(&fp)) != 1 {

@@ -22,6 +22,10 @@ const (
 	bucketApps                        // app → its counters
 	bucketFacts                       // position → row
 	bucketDead                        // position → row
+	bucketSegments                    // first log position → where a segment begins
+	bucketConfig                      // name, log position, index → version of a configuration
+	bucketChats                       // ordinal → chat
+	bucketChatIDs                     // first ordinal → fingerprints of chats
 	bucketCount
 
 	bucketsOfFormat1 = bucketDead + 1
@@ -29,6 +33,7 @@ const (
 
 var bucketNames = [bucketCount]string{
 	"meta", "positions", "events", "adjustments", "ids", "batches", "hours", "apps", "outbox_evt", "outbox_dlq",
+	"segments", "config", "chats", "chat_ids",
 }
 
 func (b bucketID) String() string { return bucketNames[b] }
@@ -36,7 +41,7 @@ func (b bucketID) String() string { return bucketNames[b] }
 // appended reports whether a bucket is only ever appended to.
 func (b bucketID) appended() bool {
 	switch b {
-	case bucketMeta, bucketHours, bucketApps:
+	case bucketMeta, bucketHours, bucketApps, bucketConfig:
 		return false
 	default:
 		return true
@@ -45,11 +50,14 @@ func (b bucketID) appended() bool {
 
 // Records of the meta bucket.
 var (
-	metaFormat  = []byte("format")
-	metaApplied = []byte("applied")
-	metaFold    = []byte("fold")
-	metaIDs     = []byte("next_ordinal")
-	metaSums    = []byte("sums")
+	metaFormat   = []byte("format")
+	metaApplied  = []byte("applied")
+	metaFold     = []byte("fold")
+	metaIDs      = []byte("next_ordinal")
+	metaSums     = []byte("sums")
+	metaClock    = []byte("clock")
+	metaSegments = []byte("segments")
+	metaOrigin   = []byte("origin")
 )
 
 // relayedPrefix begins the records of where relays stand.

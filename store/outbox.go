@@ -398,10 +398,12 @@ func (tx *Tx) deleteRows(id bucketID, after schemas.Position) (n int, err error)
 	return n, c.err
 }
 
+// appendRelayState gives form 2; form 1 ended before the stream's creation.
 func appendRelayState(b []byte, st schemas.RelayState) []byte {
-	b = append(b, 1)
+	b = append(b, 2)
 	b = st.After.Append(b)
-	return binary.AppendUvarint(b, st.MarkerSeq)
+	b = binary.AppendUvarint(b, st.MarkerSeq)
+	return binary.AppendVarint(b, st.StreamCreated)
 }
 
 func parseRelayState(v []byte) (st schemas.RelayState, err error) {
@@ -409,11 +411,17 @@ func parseRelayState(v []byte) (st schemas.RelayState, err error) {
 		return st, nil
 	}
 	r := newReader(v)
-	r.Form(1)
+	form := r.Byte()
+	if form != 1 && form != 2 {
+		r.Fail()
+	}
 	if at := r.Bytes(schemas.PositionSize); at != nil {
 		st.After, err = schemas.ParsePosition(at)
 	}
 	st.MarkerSeq = r.Uvarint()
+	if form == 2 {
+		st.StreamCreated = r.Varint()
+	}
 	if r.Err != nil {
 		err = r.Err
 	}

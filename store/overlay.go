@@ -23,8 +23,11 @@ type generation struct {
 	number uint64
 	apps   map[string]map[uint32]map[string]*schemas.UsageSums // app → hour → rest of the key → sums
 	rows   int
-	sorted chan struct{} // closed when order is there
+	chats  map[chatKey]*chatRow
+	sorted chan struct{} // closed when order and chatOrder are there
 	order  []foldRow
+
+	chatOrder []foldChat
 }
 
 type foldRow struct {
@@ -33,7 +36,7 @@ type foldRow struct {
 }
 
 func newGeneration(number uint64) *generation {
-	return &generation{number: number, apps: map[string]map[uint32]map[string]*schemas.UsageSums{}}
+	return &generation{number: number, apps: map[string]map[uint32]map[string]*schemas.UsageSums{}, chats: map[chatKey]*chatRow{}}
 }
 
 // adder adds events and adjustments to a generation; it remembers where the last
@@ -51,7 +54,7 @@ type adder struct {
 func (g *generation) adder() *adder { return &adder{to: g, exact: true} }
 
 func (a *adder) add(e *schemas.UsageEvent) {
-	one := schemas.SumsOf(e)
+	one := schemas.CountedOf(e)
 	a.key = appendRest(a.key[:0], e.TenantID, e.UserID, e.WorkflowID, e.Model)
 	a.addDelta(e.AppID, hourOf(e.Timestamp), &one)
 }
@@ -103,6 +106,7 @@ func (g *generation) freeze() {
 			}
 		}
 		slices.SortFunc(g.order, func(a, b foldRow) int { return bytes.Compare(a.key, b.key) })
+		g.sortChats()
 	}()
 }
 
@@ -128,14 +132,22 @@ func (g *generation) each(app string, from, to uint32, do func(hour uint32, rest
 // foldState is the record of how far aggregates have reached their bucket.
 // Everything up to message Folded is there. While To is not 0 the frozen
 // generation covers what follows Folded up to To, and its rows below NextKey
-// are there too.
+// are there too; once all of them are, NextChat says the same of its chats.
 type foldState struct {
-	Number  uint64 // of the frozen generation, or of the last one
-	Folded  uint64
-	To      uint64
-	NextKey []byte
-	Live    uint64 // events and adjustments in the live generation
+	Number   uint64 // of the frozen generation, or of the last one
+	Folded   uint64
+	To       uint64
+	NextKey  []byte
+	NextChat uint64 // ordinal; 0 while aggregates are folded
+	Live     uint64 // events and adjustments in the live generation
 }
+
+// pendingRow reports whether a row of the frozen generation is not in its bucket yet.
+func (f *foldState) pendingRow(key []byte) bool {
+	return f.To != 0 && f.NextChat == 0 && bytes.Compare(key, f.NextKey) >= 0
+}
+
+func (f *foldState) pendingChat(ordinal uint64) bool { return f.To != 0 && ordinal >= f.NextChat }
 
 func (f *foldState) append(b []byte) []byte {
 	b = append(b, 1)
@@ -143,7 +155,11 @@ func (f *foldState) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, n)
 	}
 	b = binary.AppendUvarint(b, uint64(len(f.NextKey)))
-	return append(b, f.NextKey...)
+	b = append(b, f.NextKey...)
+	if f.NextChat != 0 {
+		b = binary.AppendUvarint(b, f.NextChat)
+	}
+	return b
 }
 
 func readFoldState(bolt *bbolt.Tx) (foldState, error) {
@@ -162,6 +178,9 @@ func parseFoldState(b []byte) (f foldState, err error) {
 	r.Form(1)
 	f.Number, f.Folded, f.To, f.Live = r.Uvarint(), r.Uvarint(), r.Uvarint(), r.Uvarint()
 	f.NextKey = bytes.Clone(r.Bytes(r.Uvarint()))
+	if len(r.B) > 0 {
+		f.NextChat = r.Uvarint()
+	}
 	return f, r.Err
 }
 

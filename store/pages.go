@@ -207,7 +207,7 @@ func (p *pageFile) branches(bucket []byte, id uint64, b []byte, count int, from,
 			p.damaged(bucket, id, fmt.Sprintf("element %d lies outside of its page", i))
 			return
 		}
-		if i > 0 && bytes.Compare(key, children[i-1].key) <= 0 || i > 0 && to != nil && bytes.Compare(key, to) >= 0 {
+		if i == 0 && bytes.Compare(key, from) < 0 || i > 0 && bytes.Compare(key, children[i-1].key) <= 0 || to != nil && bytes.Compare(key, to) >= 0 {
 			p.damaged(bucket, id, fmt.Sprintf("key %x is not where it belongs", key))
 			return
 		}
@@ -215,9 +215,6 @@ func (p *pageFile) branches(bucket []byte, id uint64, b []byte, count int, from,
 	}
 	for i, c := range children {
 		low, high := c.key, to
-		if i == 0 {
-			low = from // what lies below the first key belongs to the first child, too
-		}
 		if i+1 < len(children) {
 			high = children[i+1].key
 		}

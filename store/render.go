@@ -14,7 +14,11 @@ import (
 func (s *Store) Facts(dest string, after schemas.Position, maxMessages, maxBytes int) ([]schemas.FactMessage, error) {
 	var out []schemas.FactMessage
 	err := s.db.View(func(bolt *bbolt.Tx) error {
-		w := renderer{bolt: bolt, after: after, maxMessages: maxMessages, maxBytes: maxBytes}
+		above, err := readLine(bolt)
+		if err != nil {
+			return err
+		}
+		w := renderer{bolt: bolt, above: above, after: after, maxMessages: maxMessages, maxBytes: maxBytes}
 		defer func() { out = w.out }()
 		from := after
 		from.N = 0 // a row of the same command may hold facts on both sides of the position
@@ -35,6 +39,7 @@ func (s *Store) Facts(dest string, after schemas.Position, maxMessages, maxBytes
 
 type renderer struct {
 	bolt        *bbolt.Tx
+	above       line
 	after       schemas.Position
 	maxMessages int
 	maxBytes    int
@@ -79,6 +84,9 @@ func (w *renderer) usage(at schemas.Position, v []byte) error {
 		return err
 	}
 	seq := logPosition(at.Epoch, at.Seq)
+	if w.above.below(seq) { // published before it expired; a replay has filed it again
+		return nil
+	}
 	events := newEventReader(w.bolt, seq)
 	batches := batchNames{bolt: w.bolt, seq: seq}
 	p := part{seq: seq, events: events, batches: &batches}

@@ -186,6 +186,10 @@ func (tx *Tx) add(id bucketID, key, value []byte) error { return tx.write(tx.buc
 func (tx *Tx) write(b bucket, key, value []byte) error {
 	sealed := seal(b.id, key, value)
 	tx.sums[b.id].add(b.id, key, sealed)
+	if b.id.expires() {
+		tx.wrote.rows++
+		tx.wrote.bytes += len(key) + len(sealed)
+	}
 	return b.Put(key, sealed)
 }
 

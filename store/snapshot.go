@@ -43,7 +43,8 @@ const (
 // Snapshot copies the file as it is at the last commit into dir, without stopping
 // the partition: the copy is what one read transaction sees. pace is called after
 // each MiB, so the caller can slow it down. now is told in the manifest only.
-func (s *Store) Snapshot(ctx context.Context, dir string, now time.Time, pace func(context.Context) error) (Snapshot, error) {
+func (s *Store) Snapshot(ctx context.Context, dir string, now time.Time, pace func(context.Context) error) (_ Snapshot, err error) {
+	defer s.db.shield(&err)()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return Snapshot{}, fmt.Errorf("snapshot: %w", err)
 	}
@@ -76,16 +77,17 @@ func (s *Store) Snapshot(ctx context.Context, dir string, now time.Time, pace fu
 	if err != nil {
 		return Snapshot{}, err
 	}
-	if _, err := writeFile(snap.manifest(), func(w io.Writer) (int64, error) {
+	if _, err := writeFile(snap.Manifest(), func(w io.Writer) (int64, error) {
 		n, err := w.Write(append(text, '\n'))
 		return int64(n), err
 	}); err != nil {
-		return Snapshot{}, fmt.Errorf("snapshot %s: %w", snap.manifest(), err)
+		return Snapshot{}, fmt.Errorf("snapshot %s: %w", snap.Manifest(), err)
 	}
 	return snap, nil
 }
 
-func (p *Snapshot) manifest() string {
+// Manifest is the path of the snapshot's description.
+func (p *Snapshot) Manifest() string {
 	return strings.TrimSuffix(p.Path, snapshotFile) + snapshotManifest
 }
 
@@ -169,7 +171,7 @@ func PruneSnapshots(dir string, keep int) error {
 	old := map[string]bool{}
 	for i, p := range list {
 		if i >= keep {
-			old[p.Path], old[p.manifest()] = true, true
+			old[p.Path], old[p.Manifest()] = true, true
 		}
 	}
 	entries, err := os.ReadDir(dir)

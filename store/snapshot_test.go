@@ -120,7 +120,7 @@ func TestSnapshots(t *testing.T) {
 	})
 
 	t.Run("manifest damaged", func(t *testing.T) {
-		if err := os.WriteFile(list[0].manifest(), []byte("{"), 0o600); err != nil {
+		if err := os.WriteFile(list[0].Manifest(), []byte("{"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		got, err := Snapshots(dir)

@@ -47,24 +47,31 @@ type Options struct {
 // Store is the state of one partition. One goroutine changes it through Update;
 // any number may read.
 type Store struct {
-	db   *bbolt.DB
+	db   *file
 	opts Options
 	path string
 
-	checkup Checkup // of the file, before it was opened
+	checkup  Checkup // of the file, before it was opened
+	migrated *Migration
 
 	idMu sync.RWMutex // guards changes of ids against readers; the goroutine that updates reads freely
 	ids  idTable
 
-	// Only the goroutine that updates touches these.
-	stage stage
-	next  uint64 // ordinal of the next id
+	chatIDs idTable // as ids, of chats
 
-	mu      sync.RWMutex // guards what follows, against readers
-	overlay overlay
-	applied applied
-	fold    foldState
-	sums    bucketSums
+	// Only the goroutine that updates touches these.
+	stage    stage
+	next     uint64 // ordinal of the next id
+	nextChat uint64 // of the next chat
+
+	mu       sync.RWMutex // guards what follows, against readers
+	overlay  overlay
+	applied  applied
+	fold     foldState
+	clock    Clock
+	segments segments
+	config   map[string]*ConfigVersion // what names stand for now
+	sums     bucketSums
 
 	relay map[string]*relayStage
 	stats stats
@@ -76,13 +83,14 @@ type applied struct {
 	Epoch     uint32
 	Now       int64 // handler time: the greatest message time so far
 	Positions uint64
+	Origin    int64 // a record of its own, which is written once
 }
 
 type stats struct {
 	transactions, messages, events atomic.Int64
 	voided, amended                atomic.Int64
 	outbox                         [2]atomic.Int64
-	ids, idBytes                   atomic.Int64
+	ids, idBytes, chats            atomic.Int64
 	commit                         atomic.Int64
 }
 
@@ -91,7 +99,7 @@ type Stats struct {
 	Transactions, Messages, Events int64
 	Voided, Amended                int64 // adjustments
 	FactRows, DeadLetterRows       int64
-	IDs, IDBytes                   int64
+	IDs, IDBytes, Chats            int64
 	CommitSeconds                  float64
 	FileBytes                      int64
 }
@@ -109,7 +117,7 @@ func Open(path string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("open store: %w", err)
 		}
 	}
-	checkup, err := checkBefore(path)
+	checkup, migrated, err := readied(path, &o)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
@@ -122,7 +130,7 @@ func Open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s := &Store{db: db, opts: o, path: path, checkup: checkup, relay: map[string]*relayStage{
+	s := &Store{db: shielded(db, path), opts: o, path: path, checkup: checkup, migrated: migrated, relay: map[string]*relayStage{
 		schemas.DestFacts: newRelayStage(), schemas.DestDeadLetters: newRelayStage(),
 	}}
 	if err := s.load(); err != nil {
@@ -174,7 +182,13 @@ func (s *Store) load() error {
 		if err := s.loadMeta(bolt); err != nil {
 			return err
 		}
+		if err := s.loadConfig(bolt); err != nil {
+			return err
+		}
 		if err := s.loadIDs(bolt); err != nil {
+			return err
+		}
+		if err := s.loadChats(bolt); err != nil {
 			return err
 		}
 		if err := s.loadOverlay(bolt); err != nil {
@@ -188,8 +202,20 @@ func (s *Store) loadMeta(bolt *bbolt.Tx) (err error) {
 	if s.applied, err = readApplied(bolt); err != nil {
 		return fmt.Errorf("position: %w", err)
 	}
+	if s.applied.Origin, err = readOrigin(bolt); err != nil {
+		return fmt.Errorf("origin: %w", err)
+	}
+	if a := &s.applied; a.Origin == 0 && a.Epoch == firstEpoch {
+		a.Origin = a.StreamCreated // of a file from before it was kept
+	}
 	if s.fold, err = readFoldState(bolt); err != nil {
 		return fmt.Errorf("fold: %w", err)
+	}
+	if s.clock, err = readClock(bolt); err != nil {
+		return fmt.Errorf("clock: %w", err)
+	}
+	if s.segments, err = readSegments(bolt); err != nil {
+		return fmt.Errorf("segments: %w", err)
 	}
 	meta := bucketOf(bolt, bucketMeta)
 	v, err := meta.get(metaSums)
@@ -246,18 +272,9 @@ func (s *Store) checkFormat(bolt *bbolt.Tx) error {
 		return err
 	}
 	if f != Format {
-		return fmt.Errorf("the file has format %d and this release reads format %d: use the release that wrote it", f, Format)
+		return formatError(f)
 	}
-	if len(v) != 16 {
-		return errDamaged
-	}
-	part, parts := int(binary.BigEndian.Uint32(v[4:])), int(binary.BigEndian.Uint32(v[8:]))
-	if part != s.opts.Partition || parts != s.opts.Partitions {
-		return fmt.Errorf("the file is partition %d of %d, not %d of %d: the number of partitions is fixed when the data directory is made",
-			part, parts, s.opts.Partition, s.opts.Partitions)
-	}
-	s.opts.FoldEvery = int(binary.BigEndian.Uint32(v[12:]))
-	return nil
+	return s.opts.fixed(v)
 }
 
 // readFormat gives the version of the layout and the record that says it. Format 1
@@ -282,8 +299,10 @@ func readFormat(bolt *bbolt.Tx) (format uint32, record []byte, err error) {
 
 func (s *Store) loadIDs(bolt *bbolt.Tx) error {
 	ids := bucketOf(bolt, bucketIDs)
+	from := s.segments.Line.Ordinal
+	s.ids.line = from
 	c := ids.cursor()
-	for k, v := c.first(); k != nil; k, v = c.next() {
+	for k, v := c.seek(keyOrdinal(from)); k != nil; k, v = c.next() {
 		first := binary.BigEndian.Uint64(k)
 		chunk, err := parseIDChunk(v)
 		if err != nil {
@@ -291,27 +310,27 @@ func (s *Store) loadIDs(bolt *bbolt.Tx) error {
 		}
 		for i := range chunk.len() {
 			e, ordinal := chunk.at(i), first+uint64(i)
-			from := uint64(0)
+			before := uint64(0)
 			if e.kind != schemas.IDEvent { // an event is entered once; others may be taken over
 				var err error
-				if from, _, err = s.lookup(ids, &e.fp); err != nil {
+				if before, _, err = s.lookup(ids, from, &e.fp); err != nil {
 					return err
 				}
 			}
-			if from != 0 {
-				s.ids.move(&e.fp, from, ordinal)
-			} else {
-				s.ids.add(&e.fp, ordinal)
-			}
+			s.ids.enter(&e.fp, before, ordinal)
 		}
 	}
 	s.noteIDs()
 	return c.err
 }
 
-// lookup gives the ordinal and entry of a committed id; ordinal 0 is none.
-func (s *Store) lookup(ids bucket, fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err error) {
+// lookup gives the ordinal and entry of a committed id; ordinal 0 is none. What has an
+// ordinal below from has expired: its row may be gone.
+func (s *Store) lookup(ids bucket, from uint64, fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err error) {
 	s.ids.find(fp, func(o uint64) bool {
+		if o < from {
+			return false
+		}
 		found, rerr := readID(ids, o)
 		if rerr != nil {
 			err = rerr
@@ -336,6 +355,7 @@ func (s *Store) loadOverlay(bolt *bbolt.Tx) error {
 		s.overlay.frozen = newGeneration(s.fold.Number)
 		frozen = s.overlay.frozen.adder()
 	}
+	chats := chatLoader{s, bucketOf(bolt, bucketChatIDs)}
 	c := bucketOf(bolt, bucketEvents).cursor()
 	var events []schemas.UsageEvent
 	var commands []uint32
@@ -350,12 +370,15 @@ func (s *Store) loadOverlay(bolt *bbolt.Tx) error {
 		}
 		for i := range events {
 			to.add(&events[i])
+			if err := chats.add(to.to, &events[i]); err != nil {
+				return err
+			}
 		}
 	}
 	if c.err != nil {
 		return c.err
 	}
-	if err := loadAdjustments(bolt, &s.fold, frozen, live); err != nil {
+	if err := loadAdjustments(bolt, &s.fold, &chats, frozen, live); err != nil {
 		return fmt.Errorf("adjustments: %w", err)
 	}
 	if s.overlay.frozen != nil {
@@ -403,7 +426,7 @@ func (s *Store) Stats() Stats {
 		Transactions: t.transactions.Load(), Messages: t.messages.Load(), Events: t.events.Load(),
 		Voided: t.voided.Load(), Amended: t.amended.Load(),
 		FactRows: t.outbox[0].Load(), DeadLetterRows: t.outbox[1].Load(),
-		IDs: t.ids.Load(), IDBytes: t.idBytes.Load(), CommitSeconds: time.Duration(t.commit.Load()).Seconds(),
+		IDs: t.ids.Load(), IDBytes: t.idBytes.Load(), Chats: t.chats.Load(), CommitSeconds: time.Duration(t.commit.Load()).Seconds(),
 	}
 	if fi, err := os.Stat(s.path); err == nil {
 		st.FileBytes = fi.Size()

@@ -2,7 +2,9 @@ package store
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -13,28 +15,35 @@ import (
 // Tx is a running transaction. Messages are applied in it one after another,
 // each between Begin and End.
 type Tx struct {
-	bolt    *bbolt.Tx
-	store   *Store
-	stage   *stage
-	applied applied
-	fold    foldState
-	next    uint64
+	bolt     *bbolt.Tx
+	store    *Store
+	stage    *stage
+	applied  applied
+	fold     foldState
+	clock    Clock
+	segments segments
+	next     uint64
+	nextChat uint64
 
-	message  Message
-	firstID  int // place in the stage of the message's first id
-	usage    messageUsage
-	adjusted int           // adjustments of the message
-	facts    []commandFact // of its commands
-	factN    uint32
-	added    [2]int64 // outbox rows, by destination
-	deleted  [2]int64
-	settled  [2]schemas.RelayState
-	froze    bool
-	folded   bool
-	sliced   bool
-	messages int
-	buckets  [bucketCount]bucket
-	sums     bucketSums
+	message   Message
+	firstID   int // place in the stage of the message's first id
+	firstChat int // the same of the first chat that it met first
+	usage     messageUsage
+	adjusted  int           // adjustments of the message
+	facts     []commandFact // of its commands
+	factN     uint32
+	added     [2]int64 // outbox rows, by destination
+	deleted   [2]int64
+	settled   [2]schemas.RelayState
+	ticked    bool                // the message holds a tick
+	wrote     volume              // of what expires, by the message
+	purged    [bucketCount][]byte // key of the last row that was purged
+	froze     bool
+	folded    bool
+	sliced    bool
+	messages  int
+	buckets   [bucketCount]bucket
+	sums      bucketSums
 }
 
 // Message is the head of a message that is applied.
@@ -54,21 +63,40 @@ type stage struct {
 	events      []*schemas.UsageEvent
 	adjustments []*Adjustment
 	apps        map[string]uint64 // app → its last fact sequence
+	config      map[string]*ConfigVersion
+	chats       chatStage
 }
 
 func (g *stage) reset() {
 	g.ids.reset()
+	g.chats.reset()
 	clear(g.events)
 	g.events = g.events[:0]
 	clear(g.adjustments)
 	g.adjustments = g.adjustments[:0]
 	clear(g.apps)
+	clear(g.config)
 }
 
 // Update runs fn in a transaction and commits it. After an error nothing has
 // changed, on disk or in memory. An error of the file itself is a *Fault.
-func (s *Store) Update(fn func(tx *Tx) error) error {
-	bolt, err := s.db.Begin(true)
+func (s *Store) Update(fn func(tx *Tx) error) (err error) {
+	if s.db.met.Load() {
+		return &Fault{"write", errDamaged}
+	}
+	var bolt *bbolt.Tx
+	defer func() { // behind the shield: after a panic the transaction is still open
+		if errors.Is(err, schemas.ErrDamaged) {
+			if bolt != nil {
+				_ = bolt.Rollback()
+			}
+			if fault := new(Fault); !errors.As(err, &fault) {
+				err = &Fault{"read or write", err}
+			}
+		}
+	}()
+	defer s.db.shield(&err)()
+	bolt, err = s.db.Begin(true)
 	if err != nil {
 		return &Fault{"begin a transaction", err}
 	}
@@ -76,7 +104,10 @@ func (s *Store) Update(fn func(tx *Tx) error) error {
 	if s.stage.apps == nil {
 		s.stage.apps = map[string]uint64{}
 	}
-	tx := &Tx{bolt: bolt, store: s, stage: &s.stage, applied: s.applied, fold: s.fold, next: s.next, sums: s.sums}
+	tx := &Tx{
+		bolt: bolt, store: s, stage: &s.stage, applied: s.applied, fold: s.fold, clock: s.clock, segments: s.segments,
+		next: s.next, nextChat: s.nextChat, sums: s.sums,
+	}
 	if err := tx.run(fn); err != nil {
 		_ = bolt.Rollback()
 		return err
@@ -117,6 +148,8 @@ func (tx *Tx) run(fn func(*Tx) error) (err error) {
 		{metaApplied, tx.applied.append(nil)},
 		{metaFold, tx.fold.append(nil)},
 		{metaIDs, binary.BigEndian.AppendUint64(nil, tx.next)},
+		{metaClock, tx.clock.append(nil)},
+		{metaSegments, tx.segments.append(nil)},
 	} {
 		if err := tx.put(bucketMeta, r.k, r.v); err != nil {
 			return &Fault{"write " + string(r.k), err}
@@ -137,14 +170,16 @@ func (tx *Tx) putSums() error {
 // merge shows readers what the transaction changed.
 func (s *Store) merge(tx *Tx) {
 	s.idMu.Lock()
+	s.ids.expire(tx.segments.Line.Ordinal)
 	for i := range s.stage.ids.entries {
 		e := &s.stage.ids.entries[i]
-		if e.from != 0 {
-			s.ids.move(&e.fp, e.from, e.ordinal)
-		} else {
-			s.ids.add(&e.fp, e.ordinal)
-		}
+		s.ids.enter(&e.fp, e.from, e.ordinal)
 	}
+	if tx.ticked {
+		s.ids.clean(cleanedWithTick)
+	}
+	s.ids.clean(cleanedWithTransaction)
+	s.mergeChatIDs()
 	s.idMu.Unlock()
 	s.next = tx.next
 	s.noteIDs()
@@ -157,6 +192,7 @@ func (s *Store) merge(tx *Tx) {
 	for _, a := range s.stage.adjustments {
 		add.addAdjustment(a)
 	}
+	s.mergeChats()
 	if tx.folded {
 		s.overlay.frozen = nil
 	}
@@ -167,6 +203,8 @@ func (s *Store) merge(tx *Tx) {
 		s.overlay.frozen.freeze()
 	}
 	s.applied, s.fold, s.sums = tx.applied, tx.fold, tx.sums
+	s.clock, s.segments = tx.clock, tx.segments
+	maps.Copy(s.config, s.stage.config)
 	s.mu.Unlock()
 
 	s.stats.transactions.Add(1)
@@ -198,6 +236,7 @@ func (tx *Tx) Begin(m Message) {
 	tx.firstID = len(tx.stage.ids.entries)
 	tx.usage.reset()
 	tx.adjusted, tx.facts, tx.factN = 0, tx.facts[:0], 0
+	tx.ticked, tx.wrote = false, volume{}
 }
 
 // Command moves handler time on to the instant at which a command was accepted;
@@ -206,9 +245,6 @@ func (tx *Tx) Command(c *schemas.CommandFrame) int64 {
 	tx.applied.Now = max(tx.applied.Now, c.Accepted)
 	return tx.applied.Now
 }
-
-// SetNow moves handler time, also back.
-func (tx *Tx) SetNow(to int64) { tx.applied.Now = to }
 
 // Place tells where the command with the given index of the message stands.
 func (tx *Tx) Place(index uint32) Place { return Place{tx.log(), index} }
@@ -234,6 +270,9 @@ func (tx *Tx) end(events []recorded) error {
 	if err := tx.putIDs(); err != nil {
 		return err
 	}
+	if err := tx.putChatIDs(); err != nil {
+		return err
+	}
 	if err := tx.putEvents(tx.log(), events); err != nil {
 		return err
 	}
@@ -244,6 +283,11 @@ func (tx *Tx) end(events []recorded) error {
 		return err
 	}
 	a := &tx.applied
+	if a.Seq == 0 {
+		if err := tx.putOrigin(); err != nil {
+			return err
+		}
+	}
 	a.Seq, a.StoredAt, a.Digest, a.StreamCreated = m.Seq, m.StoredAt, m.Digest, m.StreamCreated
 	v := binary.BigEndian.AppendUint64(nil, uint64(m.StoredAt))
 	if err := tx.add(bucketPositions, keySeq(tx.log()), append(v, m.Digest[:]...)); err != nil {
@@ -259,6 +303,14 @@ func (tx *Tx) end(events []recorded) error {
 			return err
 		}
 		a.Positions--
+	}
+	if tx.ticked {
+		if err := tx.cut(); err != nil {
+			return err
+		}
+	}
+	if err := tx.purge(); err != nil {
+		return err
 	}
 	return tx.stepFold(len(events) + tx.adjusted)
 }
@@ -278,10 +330,11 @@ func (tx *Tx) putIDs() error {
 
 // find gives the newest entry of an id, staged or committed.
 func (tx *Tx) find(fp *schemas.Fingerprint) (ordinal uint64, e idEntry, err error) {
-	if s := tx.stage.ids.get(fp); s != nil {
+	from := tx.segments.Line.Ordinal
+	if s := tx.stage.ids.get(fp); s != nil && s.ordinal >= from {
 		return s.ordinal, s.idEntry, nil
 	}
-	return tx.store.lookup(tx.bucket(bucketIDs), fp)
+	return tx.store.lookup(tx.bucket(bucketIDs), from, fp)
 }
 
 // enter gives an id the next ordinal; from is that of the entry it takes over.

@@ -16,7 +16,8 @@ import (
 
 // Usage sums the aggregates that a query asks for. It sees every command that
 // was answered before it began.
-func (s *Store) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error) {
+func (s *Store) Usage(ctx context.Context, q schemas.UsageQuery) (_ schemas.UsageReport, err error) {
+	defer s.db.shield(&err)()
 	if err := ctx.Err(); err != nil {
 		return schemas.UsageReport{}, err
 	}
@@ -52,20 +53,32 @@ type view struct {
 // view opens a look and passes the live rows of an app on. The live generation is
 // read under the lock under which commits are merged, the frozen one never changes.
 func (s *Store) view(app string, from, to uint32, do rowFunc) (*view, error) {
+	v, err := s.beginView(app, from, to, do)
+	if err != nil {
+		return nil, err
+	}
+	whole := false
+	defer func() {
+		if !whole { // also when a damaged page has ended it
+			v.close()
+		}
+	}()
+	if v.fold, err = readFoldState(v.bolt); err != nil {
+		return nil, err
+	}
+	whole = true
+	return v, nil
+}
+
+func (s *Store) beginView(app string, from, to uint32, do rowFunc) (*view, error) {
 	s.mu.RLock()
+	defer s.mu.RUnlock()
 	bolt, err := s.db.Begin(false)
 	if err != nil {
-		s.mu.RUnlock()
 		return nil, err
 	}
 	s.overlay.live.each(app, from, to, do)
-	v := &view{bolt: bolt, frozen: s.overlay.frozen}
-	s.mu.RUnlock()
-	if v.fold, err = readFoldState(bolt); err != nil {
-		v.close()
-		return nil, err
-	}
-	return v, nil
+	return &view{bolt: bolt, frozen: s.overlay.frozen}, nil
 }
 
 func (v *view) close() { _ = v.bolt.Rollback() }
@@ -79,7 +92,7 @@ func (v *view) rows(ctx context.Context, app string, from, to uint32, do rowFunc
 		var key []byte
 		g.each(app, from, to, func(hour uint32, rest string, sums *schemas.UsageSums) {
 			key = append(appendHourAppKey(key[:0], hour, app), rest...)
-			if bytes.Compare(key, v.fold.NextKey) >= 0 {
+			if v.fold.pendingRow(key) {
 				do(hour, rest, sums)
 			}
 		})

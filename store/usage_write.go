@@ -88,6 +88,11 @@ func (tx *Tx) RecordUsage(command uint32, e *schemas.UsageEvent, p *schemas.Even
 		return Conflict, nil
 	}
 	tx.enter(schemas.IDEvent, &p.ID, p.Digest, 0)
+	if e.ChatID != "" {
+		if err := tx.countInChat(e); err != nil {
+			return 0, err
+		}
+	}
 	a := tx.usage.of(e.AppID)
 	a.events = append(a.events, recorded{e, command})
 	a.causes.add(command)
@@ -120,6 +125,9 @@ func (tx *Tx) Batch(batchID string) (*Batch, Place, error) {
 	if err == nil && b == nil {
 		err = errDamaged
 	}
+	if err == nil {
+		b.forget(&tx.segments.Line)
+	}
 	return b, p, faultOf("read batch", err)
 }
 
@@ -144,7 +152,7 @@ func (tx *Tx) PutBatch(command uint32, b *Batch) (schemas.IngestOutcome, error) 
 			return schemas.IngestOutcome{}, &Fault{"read id log", err}
 		}
 	}
-	o, err := b.outcome(tx.bolt, own)
+	o, err := b.outcome(tx.bolt, &tx.segments.Line, own)
 	return o, faultOf("read batch", err)
 }
 

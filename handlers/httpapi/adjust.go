@@ -36,7 +36,7 @@ func (s *Server) amendEvent(c echo.Context) error {
 // where it is applied.
 func (s *Server) correct(c echo.Context, kind string, read func(eventID string, body []byte) (app string, payload []byte, err *schemas.Error)) error {
 	r := c.Request()
-	eventID, err := eventParam(c)
+	eventID, err := idParam(c, "event_id")
 	if err != nil {
 		return err
 	}
@@ -94,9 +94,9 @@ func answerCorrection(c echo.Context, eventID string, receipt Receipt) error {
 	return sendJSON(c, http.StatusOK, o.Body)
 }
 
-// eventParam gives the event id of the path.
-func eventParam(c echo.Context) (string, error) {
-	id, err := pathParam(c, "event_id")
+// idParam gives an id of the path.
+func idParam(c echo.Context, name string) (string, error) {
+	id, err := pathParam(c, name)
 	if err != nil {
 		return "", err
 	}
@@ -104,8 +104,8 @@ func eventParam(c echo.Context) (string, error) {
 		return "", echo.ErrNotFound
 	}
 	if n := utf8.RuneCountInString(id); !utf8.ValidString(id) || n > schemas.MaxIDChars {
-		msg := "event_id must have 1 to " + strconv.Itoa(schemas.MaxIDChars) + " characters of valid UTF-8"
-		return "", invalid(msg, schemas.FieldError{Loc: []any{"path", "event_id"}, Msg: msg, Type: "string_length"})
+		msg := name + " must have 1 to " + strconv.Itoa(schemas.MaxIDChars) + " characters of valid UTF-8"
+		return "", invalid(msg, schemas.FieldError{Loc: []any{"path", name}, Msg: msg, Type: "string_length"})
 	}
 	return id, nil
 }

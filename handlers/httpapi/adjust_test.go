@@ -38,6 +38,8 @@ type correctionLog struct {
 	err       error
 }
 
+func (l *correctionLog) Admits(int, int64) error { return nil }
+
 func (l *correctionLog) Submit(partition int, f schemas.CommandFrame) (Pending, error) {
 	l.partition, l.frame = partition, &f
 	return l.pending, l.err

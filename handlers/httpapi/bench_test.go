@@ -13,6 +13,8 @@ import (
 // nullCommands answers at once that all events count.
 type nullCommands struct{ outcome []byte }
 
+func (n nullCommands) Admits(int, int64) error { return nil }
+
 func (n nullCommands) Submit(int, schemas.CommandFrame) (Pending, error) {
 	return memoryPending{applied: &Receipt{Seq: 1, Outcome: n.outcome}}, nil
 }

@@ -88,6 +88,14 @@ func (s *Server) readEvents(text []byte, b *schemas.ParsedBatch) ([]eventIngest,
 // share its groups.
 func (s *Server) submitEvents(ctx context.Context, list []eventIngest, async bool) error {
 	for i := range list {
+		if list[i].err != nil {
+			continue
+		}
+		if err := s.admitShares(list[i].shares); err != nil {
+			return err
+		}
+	}
+	for i := range list {
 		e := &list[i]
 		if e.err != nil {
 			continue

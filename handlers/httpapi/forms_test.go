@@ -120,7 +120,7 @@ func TestCloudEvents(t *testing.T) {
 		cloudEvent("3", `{"events":[1],"events":[]}`), cloudEvent("4", batch("used", event("e4", app0))), cloudEvent("5", batch("b5", `7`, event("e5", app1))),
 	}, ",")+"]", typeEvents).is(200).body(`{"results":[` +
 		`{"batch_id":"b1","accepted":2,"duplicates":0,"rejected":0,"failed":0,"errors":[]},` +
-		`{"detail":"type must be ai.mozaiks.usage.ingest.v1, not \"ai.mozaiks.usage.x.v1\"","error_code":"VALIDATION_ERROR","status_code":422,"errors":[{"loc":["body",1,"type"],"msg":"type must be ai.mozaiks.usage.ingest.v1, not \"ai.mozaiks.usage.x.v1\"","type":"value_error"}]},` +
+		`{"detail":"type must be ai.mozaiks.usage.ingest.v1 or ai.mozaiks.chat.usage_summary.v1, not \"ai.mozaiks.usage.x.v1\"","error_code":"VALIDATION_ERROR","status_code":422,"errors":[{"loc":["body",1,"type"],"msg":"type must be ai.mozaiks.usage.ingest.v1 or ai.mozaiks.chat.usage_summary.v1, not \"ai.mozaiks.usage.x.v1\"","type":"value_error"}]},` +
 		`{"detail":"not valid JSON at byte 23: the key \"events\" is there twice: send it once","error_code":"INVALID_JSON","status_code":400},` +
 		`{"detail":"Batch \"used\" was sent before with other events; nothing was applied","error_code":"BATCH_CONFLICT","status_code":409},` +
 		`{"batch_id":"b5","accepted":1,"duplicates":0,"rejected":1,"failed":1,"errors":[{"index":0,"event_id":null,"code":"NOT_AN_OBJECT","detail":"the event must be an object, not a number"}]}]}`)

@@ -30,7 +30,10 @@ type memoryCommands struct {
 	mu     sync.Mutex
 	frames map[int][]schemas.CommandFrame // by partition
 	answer func(partition int, b *schemas.UsageBatch) (Pending, error)
+	shut   map[int]error // partitions that take nothing
 }
+
+func (m *memoryCommands) Admits(partition int, _ int64) error { return m.shut[partition] }
 
 func (m *memoryCommands) Submit(partition int, f schemas.CommandFrame) (Pending, error) {
 	m.mu.Lock()
@@ -115,11 +118,16 @@ func applied(seq uint64, o *schemas.IngestOutcome) memoryPending {
 type memoryReads struct {
 	usage func(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error)
 	byID  func(app, id string) (schemas.BatchStatus, bool, error)
+	chat  func(app, id string) (*schemas.ChatUsage, error)
 	byRef func(refs []schemas.CommandRef) (schemas.BatchStatus, bool, error)
 }
 
 func (m *memoryReads) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error) {
 	return m.usage(ctx, q)
+}
+
+func (m *memoryReads) Chat(_ context.Context, app, id string) (*schemas.ChatUsage, error) {
+	return m.chat(app, id)
 }
 
 func (m *memoryReads) BatchByID(_ context.Context, app, id string) (schemas.BatchStatus, bool, error) {
@@ -133,7 +141,10 @@ func (m *memoryReads) BatchByRef(_ context.Context, refs []schemas.CommandRef) (
 type memoryHealth struct {
 	ok     bool
 	reason string
+	alarms []schemas.Alarm
 }
+
+func (m *memoryHealth) Alarms() []schemas.Alarm { return m.alarms }
 
 func (m *memoryHealth) Ready() (bool, string) { return m.ok, m.reason }
 

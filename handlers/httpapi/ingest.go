@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -70,7 +71,16 @@ func (s *Server) ingest(c echo.Context) error {
 // share is what one partition gets of a request.
 type share struct {
 	partition int
+	oldest    int64 // timestamp of its oldest event
 	frame     schemas.CommandFrame
+}
+
+func oldestOf(events []schemas.UsageEvent) int64 {
+	oldest := int64(math.MaxInt64)
+	for i := range events {
+		oldest = min(oldest, events[i].Timestamp)
+	}
+	return oldest
 }
 
 type ingestRequest struct {
@@ -93,7 +103,7 @@ func (s *Server) split(parsed *schemas.ParsedBatch) ingestRequest {
 	batches := schemas.SplitBatch(parsed, req.batchID, made, s.Partitions)
 	req.shares = make([]share, 0, len(batches))
 	for _, p := range slices.Sorted(maps.Keys(batches)) {
-		req.shares = append(req.shares, share{p, schemas.CommandFrame{Payload: batches[p].EncodePayload(nil)}})
+		req.shares = append(req.shares, share{p, oldestOf(batches[p].Events), schemas.CommandFrame{Payload: batches[p].EncodePayload(nil)}})
 	}
 	return req
 }
@@ -137,8 +147,22 @@ func (s *Server) submit(ctx context.Context, req ingestRequest, async bool) (ing
 	return await(ctx, req, waiting, async)
 }
 
+// admitShares asks the partitions of a request whether they take commands at all, so that
+// nothing of it is published when one of them does not.
+func (s *Server) admitShares(shares []share) error {
+	for i := range shares {
+		if err := s.Commands.Admits(shares[i].partition, shares[i].oldest); err != nil {
+			return submitError(err)
+		}
+	}
+	return nil
+}
+
 // enqueue hands all shares to the log, or none.
 func (s *Server) enqueue(req ingestRequest) ([]Pending, error) {
+	if err := s.admitShares(req.shares); err != nil {
+		return nil, err
+	}
 	waiting := make([]Pending, 0, len(req.shares))
 	for _, sh := range req.shares {
 		p, err := s.Commands.Submit(sh.partition, sh.frame)

@@ -102,6 +102,8 @@ func TestAnswersOutliveTheBody(t *testing.T) {
 // unlocked lets one Submit happen inside of another.
 type unlocked struct{ m *memoryCommands }
 
+func (u unlocked) Admits(partition int, oldest int64) error { return u.m.Admits(partition, oldest) }
+
 func (u unlocked) Submit(partition int, f schemas.CommandFrame) (Pending, error) {
 	var b schemas.UsageBatch
 	if err := b.DecodePayload(f.Payload); err != nil {
@@ -359,3 +361,19 @@ type pendingFunc func(context.Context) (Receipt, error)
 
 func (p pendingFunc) Wait(ctx context.Context) (Receipt, error)   { return p(ctx) }
 func (p pendingFunc) Stored(ctx context.Context) (Receipt, error) { return p(ctx) }
+
+// A request that would reach a partition which takes nothing is refused whole: nothing
+// of it is submitted elsewhere.
+func TestNothingIsSubmittedBesideADamagedPartition(t *testing.T) {
+	app0, app1 := twoApps(t)
+	log := &memoryCommands{shut: map[int]error{1: schemas.Errorf(schemas.CodeStoreDamaged, "Partition 1 is in quarantine")}}
+	s := serve(t, func(o *Options) { o.Partitions, o.Commands = 2, log })
+	a := s.do("POST", "/api/usage/ingest", batch("b", event("e1", app0), event("e2", app1))).is(503, schemas.CodeStoreDamaged)
+	if got := a.header.Get("Retry-After"); got != "" {
+		t.Errorf("Retry-After %q for what waiting does not heal", got)
+	}
+	if left := log.all(); len(left) != 0 {
+		t.Errorf("%d commands were submitted", len(left))
+	}
+	s.do("POST", "/api/usage/ingest", batch("b", event("e1", app0))).is(200)
+}

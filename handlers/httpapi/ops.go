@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"encoding/json"
 	"net/http"
 	"strconv"
 
@@ -31,6 +32,13 @@ func (s *Server) ready(c echo.Context) error {
 	b = appendAnyText(b, s.AppID)
 	b = append(b, `,"app_tier":`...)
 	b = appendAnyText(b, s.AppTier)
+	if list := s.Health.Alarms(); len(list) > 0 {
+		text, err := json.Marshal(list)
+		if err != nil {
+			return err
+		}
+		b = append(append(b, `,"alarms":`...), text...)
+	}
 	return sendJSON(c, http.StatusOK, append(b, '}'))
 }
 

@@ -23,6 +23,13 @@ func TestOperations(t *testing.T) {
 	s.do("HEAD", "/ready", nil, "-").is(503)
 }
 
+// What was lost is told for as long as the process lives, beside that it works.
+func TestReadyTellsAlarms(t *testing.T) {
+	s := serve(t)
+	s.health.alarms = []schemas.Alarm{{Name: schemas.StreamTailLost, Detail: `common up to "3"`, Partition: 2}}
+	s.do("GET", "/ready", nil, "-").is(200).body(`{"status":"ready","app_id":"app_1","app_tier":"free","alarms":[{"name":"STREAM_TAIL_LOST","detail":"common up to \"3\"","partition":2}]}`)
+}
+
 func TestDocumentsAreServed(t *testing.T) {
 	s := serve(t)
 	s.do("GET", "/openapi.json", nil, "-").is(200).has("Content-Type", "application/json").body(string(schemas.OpenAPI()))

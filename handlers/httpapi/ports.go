@@ -12,6 +12,10 @@ var ErrBusy = errors.New("too many commands are waiting")
 
 // Commands takes commands into the log (architecture §2.1).
 type Commands interface {
+	// Admits tells why a partition takes no command now whose oldest event is of an
+	// instant, in nanoseconds since 1970 UTC; nil when it does. All partitions of a
+	// request are asked before anything is submitted.
+	Admits(partition int, oldest int64) error
 	// Submit queues a command, of at most schemas.MaxCommandBytes, for its
 	// partition. The payload belongs to Commands from then on. An error means that
 	// the command is not stored.
@@ -43,6 +47,8 @@ type Reads interface {
 	Usage(ctx context.Context, q schemas.UsageQuery) (schemas.UsageReport, error)
 	// Events gives a page of single events of an app, newest first.
 	Events(ctx context.Context, q schemas.EventQuery) (schemas.EventPage, error)
+	// Chat tells what a chat of an app has used; nil when there is none.
+	Chat(ctx context.Context, appID, chatID string) (*schemas.ChatUsage, error)
 	// BatchByID tells what became of an app's part of a batch.
 	BatchByID(ctx context.Context, appID, batchID string) (schemas.BatchStatus, bool, error)
 	// BatchByRef tells what became of the commands of one request, summed. The
@@ -53,4 +59,6 @@ type Reads interface {
 // Health tells whether grout can do its work (contract §2, GET /ready).
 type Health interface {
 	Ready() (ok bool, reason string)
+	// Alarms lists what was lost since the process started and grout went on without.
+	Alarms() []schemas.Alarm
 }

@@ -27,6 +27,7 @@ func (s *Server) routes() []route {
 		{"GET", "/api/usage/events", keys, s.usageEvents},
 		{"POST", "/api/usage/events/:event_id/void", keys, s.voidEvent},
 		{"POST", "/api/usage/events/:event_id/amend", keys, s.amendEvent},
+		{"GET", "/api/chats/:chat_id/usage", keys, s.chatUsage},
 		{"GET", "/health", anybody, s.health},
 		{"GET", "/ready", anybody, s.ready},
 		{"GET", "/info", anybody, s.info},

@@ -1,0 +1,471 @@
+package store_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"grout/handlers"
+	"grout/schemas"
+	"grout/store"
+)
+
+// makeFormat names the release whose directory TestMakeFormat writes:
+//
+//	go test ./store -run TestMakeFormat -make-format 0.2.0
+var makeFormat = flag.String("make-format", "", "release whose testdata/formats directory is to be written")
+
+const (
+	formatsDir       = "testdata/formats"
+	formatFile       = "partition-000.db.gz"
+	formatExpected   = "expected.json"
+	formatPartition  = 0
+	formatPartitions = 1
+	formatFoldEvery  = 60
+	formatCreated    = 1_767_225_600_000_000_000 // of the stream: 2026-01-01
+)
+
+var formatNow = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano()
+
+// TestMakeFormat writes the directory of a release with this code. Released
+// directories are never written again. What a release adds is added to the groups that
+// are applied here; formatHistory stays what 0.1.0 was made of.
+func TestMakeFormat(t *testing.T) {
+	if *makeFormat == "" {
+		t.Skip("only with -make-format")
+	}
+	path := filepath.Join(t.TempDir(), "partition-000.db")
+	s := openFormat(t, path)
+	applyGroups(t, s, formatPrelude())
+	applyGroups(t, s, formatHistory())
+	applyGroups(t, s, formatSummaries())
+	applyGroups(t, s, formatEpoch(s))
+	applyGroups(t, s, formatAfter())
+	half, err := s.Facts(schemas.DestFacts, schemas.Position{}, 20, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A relay has published a part; the rest waits.
+	if err := s.MarkRelayed(schemas.DestFacts, schemas.RelayState{After: half[len(half)-1].At, MarkerSeq: 21}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Settle(); err != nil {
+		t.Fatal(err)
+	}
+	facts := describe(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(formatsDir, *makeFormat)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	packFile(t, path, filepath.Join(dir, formatFile))
+	text, err := json.MarshalIndent(facts, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, formatExpected), append(text, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func packFile(t *testing.T, from, to string) {
+	t.Helper()
+	raw, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = w.Write(raw); err == nil {
+		err = w.Close()
+	}
+	if err == nil {
+		err = os.WriteFile(to, b.Bytes(), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func unpackFile(t *testing.T, from, to string) {
+	t.Helper()
+	f, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(io.LimitReader(r, 64<<20))
+	if err == nil {
+		err = os.WriteFile(to, raw, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func openFormat(t testing.TB, path string) *store.Store {
+	t.Helper()
+	s, err := store.Open(path, store.Options{Partition: formatPartition, Partitions: formatPartitions, FoldEvery: formatFoldEvery})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// formatHistory is a stream with all there is to keep: events of several apps, an
+// event and a batch sent again, both also with other content, refused events, voids,
+// amendments, and commands that nobody can apply. It ends between two slices of a
+// fold.
+func formatHistory() (groups [][]schemas.CommandFrame) {
+	r := rand.New(rand.NewPCG(1, 2026))
+	var sent []schemas.UsageEvent
+	var batches []schemas.ParsedBatch
+	n := 0
+	frame := func(kind, app string, payload []byte) schemas.CommandFrame {
+		n++
+		at := formatNow + int64(n)*int64(time.Second)
+		return schemas.CommandFrame{
+			Kind: kind, AppID: app, ID: fmt.Sprint("command-", n), Source: "//mozaiks.ai/grout/http", Time: at, Accepted: at,
+			CorrelationID: fmt.Sprint("correlation-", n), Payload: payload,
+		}
+	}
+	for g := range 48 {
+		var group []schemas.CommandFrame
+		for range 1 + r.IntN(2) {
+			in := schemas.ParsedBatch{BatchID: fmt.Sprint("batch-", n)}
+			switch {
+			case g > 4 && r.IntN(7) == 0: // a batch again, or its id for other events
+				old := batches[r.IntN(len(batches))]
+				in.BatchID = old.BatchID
+				if r.IntN(2) == 0 {
+					in.Events, in.Rejected = slices.Clone(old.Events), slices.Clone(old.Rejected)
+				}
+			case r.IntN(5) == 0:
+				in.Rejected = []schemas.RejectedEvent{{Digest: r.Uint64(), EventError: schemas.EventError{
+					Index: 90, EventID: "broken", AppID: "app-1", Code: schemas.CodeMissingField, Detail: "model is missing",
+				}}}
+			}
+			if len(in.Events) == 0 {
+				for i := range 2 + r.IntN(6) {
+					e := formatEvent(r, i)
+					if len(sent) > 0 && r.IntN(9) == 0 {
+						e = sent[r.IntN(len(sent))]
+						e.Index = uint32(i)
+						e.OutputTokens += int64(r.IntN(2))
+						e.TotalTokens = e.InputTokens + e.OutputTokens
+					} else {
+						sent = append(sent, e)
+					}
+					in.Events = append(in.Events, e)
+				}
+				batches = append(batches, schemas.ParsedBatch{BatchID: in.BatchID, Events: slices.Clone(in.Events), Rejected: slices.Clone(in.Rejected)})
+			}
+			for _, b := range schemas.SplitBatch(&in, in.BatchID, r.IntN(6) == 0, formatPartitions) {
+				group = append(group, frame(schemas.UsageIngest.Name, "", b.EncodePayload(nil)))
+			}
+		}
+		if g > 2 && g%3 == 0 {
+			e := sent[r.IntN(len(sent))]
+			group = append(group, frame(schemas.UsageVoid.Name, e.AppID, (&schemas.EventVoid{EventID: e.EventID, Reason: "void"}).EncodePayload(nil)))
+		}
+		if g > 2 && g%4 == 0 {
+			e := sent[r.IntN(len(sent))]
+			a := schemas.EventAmendment{EventID: e.EventID, Reason: "amended: ä", Values: schemas.UsageValues{
+				Given: schemas.GivenInput | schemas.GivenCost, InputTokens: int64(r.IntN(900)), Cost: int64(r.IntN(900)),
+			}}
+			group = append(group, frame(schemas.UsageAmend.Name, e.AppID, a.EncodePayload(nil)))
+		}
+		if g%20 == 7 {
+			group = append(group, frame("no.such.kind", "app-1", []byte{1, 2, 3}))
+		}
+		groups = append(groups, group)
+	}
+	return groups
+}
+
+// frameAt is a command of an instant that is told in seconds after formatNow.
+func frameAt(second int64, kind, app string, payload []byte) schemas.CommandFrame {
+	at := formatNow + second*int64(time.Second)
+	return schemas.CommandFrame{
+		Kind: kind, AppID: app, ID: fmt.Sprint(kind, " at ", second), Source: "//mozaiks.ai/grout/http", Time: at, Accepted: at, Payload: payload,
+	}
+}
+
+// formatPrelude is of 40 days before: events that expire, with ticks every hour, which
+// begin segments, and configuration.
+func formatPrelude() (groups [][]schemas.CommandFrame) {
+	const days = 40
+	add := func(frames ...schemas.CommandFrame) { groups = append(groups, frames) }
+	add(frameAt(-days*86400-1, schemas.ConfigSet.Name, "", schemas.Rules{Version: 1}.Change().EncodePayload(nil)))
+	r := rand.New(rand.NewPCG(2, 2026))
+	for n := range 20 {
+		in := schemas.ParsedBatch{BatchID: fmt.Sprint("expired-", n)}
+		for i := range 5 {
+			e := formatEvent(r, i)
+			e.Timestamp -= days * 86400e9
+			in.Events = append(in.Events, e)
+		}
+		b := schemas.SplitBatch(&in, in.BatchID, false, formatPartitions)[formatPartition]
+		add(frameAt(-days*86400+int64(n)*1200, schemas.UsageIngest.Name, "", b.EncodePayload(nil)))
+	}
+	for at := int64(-days*86400 + 86400); at < 0; at += 3600 {
+		add(frameAt(at, schemas.ClockTick.Name, "", (&schemas.Tick{}).EncodePayload(nil)))
+	}
+	before := formatNow - (days-2)*86400e9
+	add(frameAt(0, schemas.SegmentExpire.Name, "", (&schemas.SegmentExpiry{Before: before}).EncodePayload(nil)))
+	return groups
+}
+
+// formatSummaries are totals of chats, above and below what their deltas come to.
+func formatSummaries() (groups [][]schemas.CommandFrame) {
+	for n, tokens := range []int64{1_000_000, 10, 2_000_000} {
+		e := schemas.UsageEvent{
+			EventID: fmt.Sprint("summary-", n), AppID: "app-1", UserID: "user 1", Model: "unknown", ChatID: fmt.Sprint("chat-", n%2), Timestamp: formatNow,
+			InputTokens: tokens, OutputTokens: tokens, TotalTokens: 2 * tokens, Summary: true,
+		}
+		in := schemas.ParsedBatch{BatchID: fmt.Sprint("summaries-", n), Events: []schemas.UsageEvent{e}}
+		b := schemas.SplitBatch(&in, in.BatchID, false, formatPartitions)[formatPartition]
+		groups = append(groups, []schemas.CommandFrame{frameAt(1000+int64(n), schemas.UsageIngest.Name, "", b.EncodePayload(nil))})
+	}
+	return groups
+}
+
+func formatEpoch(s *store.Store) [][]schemas.CommandFrame {
+	after := s.Applied()
+	begin := schemas.EpochBegin{N: after.Epoch + 1, From: after.Seq + 1, After: after}
+	return [][]schemas.CommandFrame{{frameAt(2000, schemas.EpochStart.Name, "", begin.EncodePayload(nil))}}
+}
+
+// formatAfter is recorded in the second epoch.
+func formatAfter() (groups [][]schemas.CommandFrame) {
+	r := rand.New(rand.NewPCG(3, 2026))
+	for n := range 6 {
+		in := schemas.ParsedBatch{BatchID: fmt.Sprint("after-", n)}
+		for i := range 4 {
+			in.Events = append(in.Events, formatEvent(r, i))
+		}
+		e := in.Events[0]
+		b := schemas.SplitBatch(&in, in.BatchID, false, formatPartitions)[formatPartition]
+		groups = append(groups, []schemas.CommandFrame{
+			frameAt(3000+int64(n), schemas.UsageIngest.Name, "", b.EncodePayload(nil)),
+			frameAt(3000+int64(n), schemas.UsageVoid.Name, e.AppID, (&schemas.EventVoid{EventID: e.EventID}).EncodePayload(nil)),
+		})
+	}
+	return groups
+}
+
+func formatEvent(r *rand.Rand, index int) schemas.UsageEvent {
+	e := schemas.UsageEvent{
+		Index: uint32(index), EventID: fmt.Sprintf("event-%d", r.Uint64()), AppID: fmt.Sprint("app-", r.IntN(4)),
+		UserID: fmt.Sprint("user ", r.IntN(6)), Model: fmt.Sprint("model-", r.IntN(3)), Timestamp: formatNow - r.Int64N(50*int64(time.Hour)),
+		InputTokens: r.Int64N(4000), OutputTokens: r.Int64N(900),
+	}
+	if index%2 == 0 {
+		e.EventID = fmt.Sprintf("%08x-0000-4000-8000-%012x", r.Uint32(), r.Uint64()&0xffffffffffff)
+		e.TenantID, e.WorkflowID, e.ChatID, e.RunID = "tenant", "größe", fmt.Sprint("chat-", r.IntN(3)), "run"
+		e.AgentName, e.InvocationID, e.Metadata = "agent", "call", []byte(`{"a":[1,"ü"]}`)
+		e.CachedTokens, e.ReasoningTokens, e.Cost, e.DurationSec, e.Cached = 3, 4, r.Int64N(1e9), 1.25, true
+	}
+	e.TotalTokens = e.InputTokens + e.OutputTokens
+	return e
+}
+
+// groupSource is a stream that goes on behind what a store has applied.
+type groupSource struct {
+	groups      [][]schemas.CommandFrame
+	first, next uint64
+}
+
+func (s *groupSource) Open(_ context.Context, at schemas.Checkpoint) (int64, error) {
+	s.first, s.next = at.Seq+1, at.Seq+1
+	return formatCreated, nil
+}
+
+func (s *groupSource) Next(ctx context.Context) (schemas.StreamMessage, error) {
+	at := s.next - s.first
+	if at >= uint64(len(s.groups)) {
+		<-ctx.Done()
+		return schemas.StreamMessage{}, ctx.Err()
+	}
+	n := s.next
+	s.next++
+	return schemas.StreamMessage{
+		Subject: schemas.GroupSubject(formatPartition), Seq: n, Time: time.Unix(0, formatNow+int64(n)*int64(time.Minute)).UTC(),
+		Data: schemas.AppendGroup(nil, s.groups[at]),
+	}, nil
+}
+
+func decodeGroup(m schemas.StreamMessage) (schemas.Group, error) {
+	commands, err := schemas.DecodeGroup(m.Data)
+	return schemas.Group{ID: fmt.Sprint("group-", m.Seq), Source: "//mozaiks.ai/grout/test", ReplyTo: "reply", Commands: commands}, err
+}
+
+// applyGroups applies groups behind what the store has applied, and gives their
+// outcomes.
+func applyGroups(t testing.TB, s *store.Store, groups [][]schemas.CommandFrame) (outcomes [][]byte) {
+	t.Helper()
+	want := s.Checkpoint().Seq + uint64(len(groups))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	left := len(groups)
+	loop := handlers.NewLoop(handlers.LoopOptions{
+		Store: s, Source: &groupSource{groups: groups}, Table: handlers.NewTable(), DecodeGroup: decodeGroup, Logger: slog.New(slog.DiscardHandler),
+		Reply: func(_, _ string, list [][]byte) error {
+			outcomes = append(outcomes, list...)
+			if left--; left == 0 {
+				cancel()
+			}
+			return nil
+		},
+	})
+	if err := loop.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Checkpoint().Seq; got != want {
+		t.Fatalf("applied up to %d, want %d", got, want)
+	}
+	return outcomes
+}
+
+// formatFacts is what a store answers, whatever its file looks like. Lists are texts,
+// so that a type that grows a field stays comparable.
+type formatFacts struct {
+	Position string              `json:"position"` // stream created, sequence, stored at, digest
+	Epoch    uint32              `json:"epoch"`
+	Origin   int64               `json:"origin,omitempty"` // 0.1.0 had none
+	Now      int64               `json:"now"`
+	Digests  map[string]string   `json:"app_digests"`
+	Totals   map[string]string   `json:"totals"`
+	Usage    map[string][]string `json:"usage"`
+	Events   map[string][]string `json:"events"` // newest first
+	Batches  map[string]string   `json:"batches"`
+	Chats    map[string]string   `json:"chats,omitempty"` // 0.1.0 had none
+	Outbox   map[string][]string `json:"outbox"`
+	Relayed  map[string]string   `json:"relayed"`
+}
+
+var formatApps = []string{"app-0", "app-1", "app-2", "app-3"}
+
+func describe(t testing.TB, s *store.Store) *formatFacts {
+	t.Helper()
+	at := s.Checkpoint()
+	f := &formatFacts{
+		Position: fmt.Sprintf("%d %d %d %x", at.StreamCreated, at.Seq, at.StoredAt, at.Digest), Epoch: s.Epoch(), Origin: s.Origin(), Now: s.Now(),
+		Totals: map[string]string{}, Usage: map[string][]string{}, Events: map[string][]string{}, Batches: map[string]string{},
+		Chats: map[string]string{}, Outbox: map[string][]string{}, Relayed: map[string]string{},
+	}
+	var err error
+	if f.Digests, err = s.AppDigests(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for app, sum := range f.Digests { // release 0.1.0 knew no chats
+		f.Digests[app], _, _ = strings.Cut(sum, "/")
+	}
+	for _, app := range formatApps {
+		f.describeApp(t, s, app)
+	}
+	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
+		st, err := s.Relayed(dest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Relayed[dest] = fmt.Sprintf("%s marker %d", place(st.After), st.MarkerSeq)
+		list, err := s.Facts(dest, st.After, 10_000, 64<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range list {
+			sum := sha256.Sum256(m.Data)
+			f.Outbox[dest] = append(f.Outbox[dest], fmt.Sprintf("%s %s %s", place(m.At), m.Subject, hex.EncodeToString(sum[:8])))
+		}
+	}
+	return f
+}
+
+func place(p schemas.Position) string {
+	return fmt.Sprintf("%d/%d/%d/%d", p.Epoch, p.Seq, p.Index, p.N)
+}
+
+func sums(s *schemas.UsageSums) string {
+	return fmt.Sprint(s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens, s.Cost)
+}
+
+func (f *formatFacts) describeApp(t testing.TB, s *store.Store, app string) {
+	t.Helper()
+	report, err := s.Usage(t.Context(), schemas.UsageQuery{
+		AppID: app, From: schemas.FirstHour, To: schemas.LastHour, Window: schemas.WindowHour, MaxRows: 10_000,
+		GroupBy: []schemas.Dimension{schemas.ByTenant, schemas.ByUser, schemas.ByWorkflow, schemas.ByModel},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Totals[app] = sums(&report.Totals)
+	for i := range report.Rows {
+		row := &report.Rows[i]
+		f.Usage[app] = append(f.Usage[app], fmt.Sprintf("%s %q %s", row.WindowStart.UTC().Format(time.RFC3339), row.Group, sums(&row.UsageSums)))
+	}
+	for _, e := range eventsOf(t, s, app) {
+		f.Events[app] = append(f.Events[app], string(e.AppendJSON(nil)))
+	}
+	for n := range 3 {
+		id := fmt.Sprint("chat-", n)
+		c, err := s.Chat(t.Context(), app, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c != nil {
+			f.Chats[app+" "+id] = fmt.Sprintf("%q %s", c.UserID, sums(&c.Totals))
+		}
+	}
+	for n := range 150 {
+		id := fmt.Sprint("batch-", n)
+		st, found, err := s.BatchOfApp(t.Context(), app, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := st.Outcome; found {
+			f.Batches[app+" "+id] = fmt.Sprint(st.Applied, o.Accepted, o.Duplicates, o.Rejected, o.Replayed, o.Conflict, o.Errors)
+		}
+	}
+}
+
+func eventsOf(t testing.TB, s *store.Store, app string) (list []schemas.LoggedEvent) {
+	t.Helper()
+	q := schemas.EventQuery{AppID: app, From: schemas.FirstInstant, To: schemas.LastInstant, Limit: 100}
+	for range 100 {
+		page, err := s.Events(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, page.Events...)
+		if !page.More {
+			return list
+		}
+		q.Before = page.Next
+	}
+	t.Fatal("the events do not end")
+	return nil
+}

@@ -1,0 +1,99 @@
+package store
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"time"
+)
+
+// positionOf gives the log position of the message that a row belongs to; 0 when it
+// belongs to none, like a row of sums.
+func positionOf(id bucketID, key, sealed []byte) uint64 {
+	switch id {
+	case bucketPositions, bucketEvents, bucketAdjustments, bucketBatches, bucketSegments:
+		if len(key) >= 8 {
+			return binary.BigEndian.Uint64(key)
+		}
+	case bucketIDs:
+		if len(sealed) >= idChunkHead+sealSize {
+			return binary.BigEndian.Uint64(sealed[1:])
+		}
+	case bucketConfig: // position and index end the key
+		if len(key) > 12 {
+			return binary.BigEndian.Uint64(key[len(key)-12:])
+		}
+	}
+	return 0
+}
+
+// rowName says for people what a row is about. at is the log position it belongs to.
+func rowName(id bucketID, key, sealed []byte, at uint64) string {
+	number := func() uint32 {
+		if len(key) == 12 {
+			return binary.BigEndian.Uint32(key[8:])
+		}
+		return 0
+	}
+	switch id {
+	case bucketMeta:
+		return fmt.Sprintf("record %q", key)
+	case bucketPositions:
+		return messageName(at)
+	case bucketEvents:
+		return fmt.Sprintf("events of %s, chunk %d", messageName(at), number())
+	case bucketAdjustments:
+		return fmt.Sprintf("correction by command %d of %s", number(), messageName(at))
+	case bucketBatches:
+		return fmt.Sprintf("batch of command %d of %s", number(), messageName(at))
+	case bucketIDs:
+		return "ids that " + messageName(at) + " entered"
+	case bucketSegments:
+		return "segment that begins with " + messageName(at)
+	case bucketConfig:
+		r := newReader(key)
+		return fmt.Sprintf("configuration %q, set by %s", r.text(), messageName(at))
+	case bucketChats:
+		if c, err := parseChat(sealed[:max(len(sealed)-sealSize, 0)]); err == nil {
+			return fmt.Sprintf("chat %q of app %q", c.chat, c.app)
+		}
+	case bucketChatIDs:
+		if len(key) == 8 {
+			return fmt.Sprintf("chats from number %d on", binary.BigEndian.Uint64(key))
+		}
+	case bucketApps:
+		return fmt.Sprintf("counters of app %q", key)
+	case bucketHours:
+		if name := hourName(key); name != "" {
+			return name
+		}
+	}
+	return "row " + hex.EncodeToString(key)
+}
+
+func messageName(at uint64) string {
+	seq := at & (1<<sequenceBits - 1)
+	if at>>sequenceBits == 0 {
+		return fmt.Sprintf("message %d", seq)
+	}
+	return fmt.Sprintf("message %d of epoch %d", seq, at>>sequenceBits+firstEpoch)
+}
+
+// hourName reads the key of an aggregate; empty when it is none.
+func hourName(key []byte) string {
+	if len(key) < 4 {
+		return ""
+	}
+	hour := time.Unix(int64(binary.BigEndian.Uint32(key))*3600, 0).UTC()
+	r := newReader(key[4:])
+	text := "sums of " + hour.Format("2006-01-02T15:04Z")
+	for _, field := range [...]string{"app", "tenant", "user", "workflow", "model"} {
+		if v := r.text(); v != "" {
+			text += fmt.Sprintf(", %s %q", field, v)
+		}
+	}
+	if r.Err != nil || len(r.B) > 0 {
+		return ""
+	}
+	return text
+}
