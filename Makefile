@@ -2,7 +2,10 @@
 
 KILLS    ?= 200
 FUZZTIME ?= 10m
-BENCH    ?= .
+SEED     ?= 1
+DAMAGE   ?= $(or $(TMPDIR),/tmp)/grout-damage
+BENCH    ?=
+SHARED   ?=
 
 # Targets and their explanations: `target: ## what it does`.
 .PHONY: help
@@ -48,6 +51,17 @@ faults: ## kill a running grout KILLS times (200) and count what it answered for
 	@go test -list 'TestKill|TestCrashPoints|TestLostStores' ./integration/ | grep -q '^Test' || { echo "no fault tests found"; exit 1; }
 	GROUT_FAULT_KILLS=$(KILLS) go test -count=1 -timeout 60m -run 'TestKill|TestCrashPoints|TestLostStores' -v ./integration/
 
+.PHONY: damage
+damage: ## harm one file after the other and compare every answer (KINDS=store,facts ROUNDS=100 SEED=1; goes on where it was, FRESH=1 does not)
+	@mkdir -p bin && go build -trimpath -o bin/grout ./cmd/grout && go build -trimpath -o bin/damage ./integration/damage
+	bin/damage -binary bin/grout -dir "$(DAMAGE)" -seed $(SEED) $(if $(KINDS),-kinds $(KINDS)) $(if $(ROUNDS),-rounds $(ROUNDS)) $(if $(FRESH),-fresh)
+
+.PHONY: formats
+formats: ## write the files of RELEASE that every later one must open (never of one that is out)
+	@test -n "$(RELEASE)" || { echo "formats needs a release: make formats RELEASE=0.2.0" >&2; exit 1; }
+	go test ./store -count=1 -run '^TestMakeFormat$$' -make-format "$(RELEASE)"
+	go test ./integration -count=1 -run '^TestMakeDataDirectory$$' -make-data-dir "$(RELEASE)"
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target of schemas and bus for FUZZTIME (10m) each
 	@for package in ./schemas ./bus; do \
@@ -59,5 +73,21 @@ fuzz: ## run every fuzz target of schemas and bus for FUZZTIME (10m) each
 	done
 
 .PHONY: bench
-bench: ## run the benchmarks that match BENCH (all)
+bench: ## measure it from outside and in parts (IDS=10000000: also with ids stored; BENCH=regexp: Go benchmarks; bench-peers: beside PostgreSQL)
+ifneq ($(BENCH),)
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+else
+	@dir="$$(mktemp -d)" && trap 'rm -rf "$$dir"' EXIT INT TERM && \
+	go build -trimpath -o "$$dir/grout" ./cmd/grout && \
+	go build -trimpath -o "$$dir/floor" ./cmd/grout/load/testdata/floor && \
+	"$$dir/grout" bench --matrix --floor "$$dir/floor" $(if $(IDS),--stored $(IDS)) $(if $(CACHE),--cache $(CACHE)) $(if $(DURATION),--duration $(DURATION)) $(BENCHFLAGS)
+	@echo "== parts"
+	go test -run '^$$' -bench . -benchmem ./schemas ./store ./bus ./handlers/...
+endif
+
+.PHONY: bench-peers
+bench-peers: ## measure beside PostgreSQL by turns, with the yard-stick in SHARED/peers (DURATION and ROUNDS of each line)
+	@test -n "$(SHARED)" || { echo "bench-peers needs the directory with peers/load and peers/pgpeer: make bench-peers SHARED=../shared" >&2; exit 1; }
+	@for peer in load pgpeer; do test -f "$(SHARED)/peers/$$peer/go.mod" || { echo "bench-peers: there is no yard-stick in $(SHARED)/peers/$$peer" >&2; exit 1; }; done
+	GROUT_BENCH_SHARED="$(abspath $(SHARED))" GROUT_BENCH_DURATION="$(DURATION)" GROUT_BENCH_ROUNDS="$(ROUNDS)" \
+		go test -run '^$$' -bench '^BenchmarkPeers$$' -benchtime 1x -timeout 60m ./cmd/grout

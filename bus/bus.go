@@ -28,7 +28,8 @@ type Config struct {
 	// depends on it.
 	DuplicateWindow time.Duration
 	// Fault is called at named points; nil outside of fault tests. The points are
-	// "publish.before", "publish.acked", "relay.batch" and "relay.committed".
+	// "publish.before", "publish.acked", "relay.batch", "relay.committed" and
+	// "epoch.published".
 	Fault func(point string)
 }
 
@@ -58,6 +59,8 @@ type Bus struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	cfg Config
+
+	attached bool // to a server that is another process's
 }
 
 // Open creates the streams or brings their limits up to date. A stream that could

@@ -20,7 +20,10 @@
 // names the relay that wrote it, its data is the position of the last fact that
 // is in the stream:
 //
-//	{"epoch":0,"seq":17,"index":2,"n":1}
+//	{"epoch":1,"seq":17,"index":2,"n":1,"origin":1774000000000000000}
+//
+// The origin tells the store's history from others: a marker of another store's
+// relay is never gone on from.
 //
 // # Who may do what
 //

@@ -14,36 +14,37 @@ import (
 	"grout/schemas"
 )
 
-// Names of what the guard and the relay stop at.
+// Names of what the guard and the relay find.
 const (
-	StreamRecreated  = "STREAM_RECREATED"
-	StreamTailLost   = "STREAM_TAIL_LOST"
-	StreamUnreadable = "STREAM_UNREADABLE"
-	StreamHeadLost   = "STREAM_HEAD_LOST"
-	StreamDiverged   = "STREAM_DIVERGED"
-	RelayTailLost    = "RELAY_TAIL_LOST"
-	RelayEpoch       = "RELAY_EPOCH"
-	RelayFenced      = "RELAY_FENCED"
-	RelayMarker      = "RELAY_MARKER"
+	StreamRecreated  = schemas.StreamRecreated
+	StreamTailLost   = schemas.StreamTailLost
+	StreamUnreadable = schemas.StreamUnreadable
+	StreamHeadLost   = schemas.StreamHeadLost
+	StreamGap        = schemas.StreamGap
+	StreamDiverged   = schemas.StreamDiverged
+	EpochGap         = schemas.EpochGap
+	RelayTailLost    = schemas.RelayTailLost
+	RelayEpoch       = schemas.RelayEpoch
+	RelayFenced      = schemas.RelayFenced
+	RelayMarker      = schemas.RelayMarker
+	RelayForeign     = schemas.RelayForeign
 )
 
-// GuardError says that a stream is not the one that a partition has worked with,
-// in a way that no retry mends. Detail says what was found, what was expected, and
-// what to do.
-type GuardError struct{ Name, Detail string }
-
-func (e *GuardError) Error() string { return e.Name + ": " + e.Detail }
+// GuardError says that a stream is not the one that a partition has worked with.
+type GuardError = schemas.GuardError
 
 func guardf(name, format string, args ...any) *GuardError {
-	return &GuardError{Name: name, Detail: fmt.Sprintf(format, args...)}
+	return schemas.Guardf(name, format, args...)
 }
 
 // Remedies, one for each name.
 const (
-	fixRecreated = "put the stream's own data directory back, or start a new epoch from this store"
-	fixTail      = "put the newer copy of the stream back, or start a new epoch from this store"
-	fixHead      = "restore a store snapshot that is as new as the stream's beginning, or put the trimmed part of the stream back"
-	fixDiverged  = "store and stream are of different histories: put back the pair that belongs together, or start a new epoch from this store"
+	fixRecreated = "put the stream's own data directory back, or stop the server and go on from this store with: grout epoch start"
+	fixTail      = "put the newer copy of the stream back, or start again to go on from this store"
+	fixHead      = "restore a store snapshot that is as new as the stream's beginning, put the trimmed part of the stream back, or stop the server and go on from this store with: grout epoch start"
+	fixDiverged  = "store and stream are of different histories: put back the pair that belongs together, or stop the server and go on from this store with: grout epoch start"
+	fixEpoch     = "this store or snapshot is older than the epoch: put back a newer one"
+	fixGap       = "groups that were acknowledged are missing from the stream: put back a sound copy of it, or stop the server and go on without them with: grout epoch start"
 )
 
 // guardCommands compares the command stream with where a partition stands. It
@@ -60,7 +61,7 @@ func (b *Bus) guardCommands(ctx context.Context, partition int, at schemas.Check
 	}
 	info := stream.CachedInfo()
 	created, state := info.Created.UnixNano(), info.State
-	trimmed, err := b.trimmedBelow(info.Config.Metadata, partition)
+	trimmed, err := b.trimmedBelow(info.Config.Metadata, partition, created)
 	if err != nil {
 		return 0, err
 	}
@@ -70,16 +71,24 @@ func (b *Bus) guardCommands(ctx context.Context, partition int, at schemas.Check
 			schemas.StreamCommands, instant(created), instant(at.StreamCreated), fixRecreated)
 	case at.Seq > state.LastSeq:
 		return 0, guardf(StreamTailLost, "stream %s ends at %d, the store has applied %d; %s", schemas.StreamCommands, state.LastSeq, at.Seq, fixTail)
-	case at.Seq == 0 && trimmed > 0:
-		return 0, guardf(StreamHeadLost, "stream %s was trimmed below %d, the store has applied nothing; %s", schemas.StreamCommands, trimmed, fixHead)
-	case at.Seq == 0 && state.FirstSeq > 1 && b.cfg.Partitions <= 1: // with more, others may have trimmed
-		return 0, guardf(StreamHeadLost, "stream %s begins at %d, the store has applied nothing; %s", schemas.StreamCommands, state.FirstSeq, fixHead)
 	case at.Seq == 0:
-		return created, nil
+		return created, b.guardUnapplied(partition, state.FirstSeq, trimmed)
 	case at.Seq < state.FirstSeq:
 		return 0, guardf(StreamHeadLost, "stream %s begins at %d, the store has applied %d; %s", schemas.StreamCommands, state.FirstSeq, at.Seq, fixHead)
 	}
 	return created, b.guardMessage(ctx, subject, at)
+}
+
+// guardUnapplied looks at a stream of which nothing was applied: its beginning must be
+// there.
+func (b *Bus) guardUnapplied(partition int, first, trimmed uint64) error {
+	switch {
+	case trimmed > 0:
+		return guardf(StreamHeadLost, "stream %s was trimmed below %d, the store of partition %d has applied nothing; %s", schemas.StreamCommands, trimmed, partition, fixHead)
+	case first > 1 && b.cfg.Partitions <= 1: // with more, others may have trimmed
+		return guardf(StreamHeadLost, "stream %s begins at %d, the store has applied nothing; %s", schemas.StreamCommands, first, fixHead)
+	}
+	return nil
 }
 
 // guardMessage looks at the last applied message itself.
@@ -106,12 +115,23 @@ func (b *Bus) guardMessage(ctx context.Context, subject string, at schemas.Check
 func instant(nanos int64) string { return time.Unix(0, nanos).UTC().Format(time.RFC3339Nano) }
 
 // getMessage reads one message by sequence, or the last of a subject when one is
-// given; nil when there is none. It asks the stream's leader: a replica may be behind.
+// given; nil when there is none, or when it cannot be read. It asks the stream's
+// leader: a replica may be behind.
 func (b *Bus) getMessage(ctx context.Context, stream string, seq uint64, lastOf string) (*schemas.StreamMessage, error) {
-	ask := `{"seq":` + strconv.FormatUint(seq, 10) + `}`
 	if lastOf != "" {
-		ask = `{"last_by_subj":` + strconv.Quote(lastOf) + `}` // a subject of grout's own, plain ASCII
+		return b.askMessage(ctx, stream, `{"last_by_subj":`+strconv.Quote(lastOf)+`}`) // a subject of grout's own, plain ASCII
 	}
+	return b.askMessage(ctx, stream, `{"seq":`+strconv.FormatUint(seq, 10)+`}`)
+}
+
+// nextMessage reads the first message of a subject at or behind a sequence.
+func (b *Bus) nextMessage(ctx context.Context, stream string, from uint64, subject string) (*schemas.StreamMessage, error) {
+	return b.askMessage(ctx, stream, `{"seq":`+strconv.FormatUint(from, 10)+`,"next_by_subj":`+strconv.Quote(subject)+`}`)
+}
+
+func (b *Bus) askMessage(ctx context.Context, stream, ask string) (*schemas.StreamMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	r, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+stream, []byte(ask))
 	if err != nil {
 		return nil, fmt.Errorf("read a message of stream %s: %w", stream, err)

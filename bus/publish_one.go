@@ -17,6 +17,19 @@ import (
 // its outcome, and returns its stream sequence: for tools that work on a data
 // directory while no server does.
 func (b *Bus) PublishOne(ctx context.Context, partition int, f schemas.CommandFrame) (uint64, error) {
+	m, err := toolMessage(partition, f)
+	if err != nil {
+		return 0, err
+	}
+	ack, err := b.js.PublishMsg(ctx, m, jetstream.WithExpectStream(schemas.StreamCommands))
+	if err != nil {
+		return 0, fmt.Errorf("publish %s: %w", f.Kind, err)
+	}
+	return ack.Sequence, nil
+}
+
+// toolMessage is a group of one command, for nobody who waits.
+func toolMessage(partition int, f schemas.CommandFrame) (*nats.Msg, error) {
 	e := event.New()
 	e.SetID(nuid.Next())
 	e.SetSource(groupSource + "tool")
@@ -25,12 +38,5 @@ func (b *Bus) PublishOne(ctx context.Context, partition int, f schemas.CommandFr
 	e.SetDataContentType(groupContentType)
 	e.DataEncoded = schemas.AppendGroup(nil, []schemas.CommandFrame{f})
 	m := &nats.Msg{Subject: schemas.GroupSubject(partition)}
-	if err := EncodeBinary(m, &e); err != nil {
-		return 0, err
-	}
-	ack, err := b.js.PublishMsg(ctx, m, jetstream.WithExpectStream(schemas.StreamCommands))
-	if err != nil {
-		return 0, fmt.Errorf("publish %s: %w", f.Kind, err)
-	}
-	return ack.Sequence, nil
+	return m, EncodeBinary(m, &e)
 }

@@ -144,6 +144,7 @@ func TestLargestCommandPassesEverywhere(t *testing.T) {
 
 func TestReceipts(t *testing.T) {
 	b := newBus(t)
+	b.cfg.Partitions = 2
 	r := must1(b.NewReplies("n"))(t)
 	defer r.Close()
 	stopped, cancel := context.WithCancel(testContext(t))

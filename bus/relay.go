@@ -51,6 +51,7 @@ type Outbox interface {
 // RelayOptions are what a relay may be told. Zero values take the defaults.
 type RelayOptions struct {
 	Epoch          uint32        // newest epoch of the store; a marker above it stops the relay
+	Origin         func() int64  // tells the store's history from others, in the marker; 0 is unknown
 	RenewEvery     time.Duration // an idle relay renews its marker: 1 h
 	PublishTimeout time.Duration // of one batch: 10 s
 	Logger         *slog.Logger
@@ -89,6 +90,9 @@ func (b *Bus) NewRelay(dest string, partition int, o Outbox, opts RelayOptions) 
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Origin == nil {
+		opts.Origin = func() int64 { return 0 }
 	}
 	return &Relay{
 		b: b, dest: dest, stream: streamOf(dest), marker: schemas.MarkerSubject(dest, partition), owner: nuid.Next(),
@@ -194,7 +198,11 @@ func (r *Relay) publish(ctx context.Context, facts []schemas.FactMessage) error 
 	}
 	for i := range facts {
 		m := &nats.Msg{Subject: facts[i].Subject, Header: factHeader(facts[i].Header), Data: facts[i].Data}
-		m.Header[headerPosition] = []string{r.positionText(facts[i].At)}
+		before, published := r.at.After, r.renewed
+		if i > 0 {
+			before, published = facts[i-1].At, time.Now()
+		}
+		r.linkHeader(m.Header, facts[i].At, before, published)
 		if err := batch.AddMsg(m); err != nil {
 			return fmt.Errorf("publish fact %s: %w", facts[i].At, err)
 		}
@@ -213,7 +221,7 @@ func (r *Relay) publish(ctx context.Context, facts []schemas.FactMessage) error 
 	r.b.cfg.Fault("relay.committed")
 	r.facts.Add(int64(len(facts)))
 	r.batches.Add(1)
-	return r.mark(schemas.RelayState{After: after, MarkerSeq: ack.Sequence})
+	return r.mark(schemas.RelayState{After: after, MarkerSeq: ack.Sequence, StreamCreated: r.at.StreamCreated})
 }
 
 // factHeader is never nil (jetstreamext v0.3.1) and never the outbox's own map,
@@ -236,28 +244,34 @@ func (r *Relay) markerMessage(after schemas.Position) *nats.Msg {
 			jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(r.at.MarkerSeq, 10)},
 			jetstream.ExpectedStreamHeader:      {r.stream},
 		},
-		Data: appendMarker(nil, after),
+		Data: appendMarker(nil, after, r.opts.Origin()),
 	}
 }
 
-func appendMarker(dst []byte, p schemas.Position) []byte {
-	return fmt.Appendf(dst, `{"epoch":%d,"seq":%d,"index":%d,"n":%d}`, p.Epoch, p.Seq, p.Index, p.N)
+func appendMarker(dst []byte, p schemas.Position, origin int64) []byte {
+	dst = fmt.Appendf(dst, `{"epoch":%d,"seq":%d,"index":%d,"n":%d`, p.Epoch, p.Seq, p.Index, p.N)
+	if origin != 0 {
+		dst = fmt.Appendf(dst, `,"origin":%d`, origin)
+	}
+	return append(dst, '}')
 }
 
-func readMarker(data []byte) (schemas.Position, error) {
+func readMarker(data []byte) (at schemas.Position, origin int64, err error) {
 	var m struct {
 		Epoch *uint32 `json:"epoch"`
 		Seq   *uint64 `json:"seq"`
 		Index *uint32 `json:"index"`
 		N     *uint32 `json:"n"`
+
+		Origin int64 `json:"origin"`
 	}
 	if err := json.Unmarshal(data, &m); err != nil {
-		return schemas.Position{}, err
+		return at, 0, err
 	}
 	if m.Epoch == nil || m.Seq == nil || m.Index == nil || m.N == nil {
-		return schemas.Position{}, errors.New("a part of the position is missing")
+		return at, 0, errors.New("a part of the position is missing")
 	}
-	return schemas.Position{Epoch: *m.Epoch, Seq: *m.Seq, Index: *m.Index, N: *m.N}, nil
+	return schemas.Position{Epoch: *m.Epoch, Seq: *m.Seq, Index: *m.Index, N: *m.N}, m.Origin, nil
 }
 
 // renew publishes the marker again, so that it does not expire before the facts
@@ -273,7 +287,7 @@ func (r *Relay) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("renew the marker of %s: %w", r.stream, err)
 	}
-	return r.mark(schemas.RelayState{After: r.at.After, MarkerSeq: ack.Sequence})
+	return r.mark(schemas.RelayState{After: r.at.After, MarkerSeq: ack.Sequence, StreamCreated: r.at.StreamCreated})
 }
 
 func (r *Relay) mark(st schemas.RelayState) error {

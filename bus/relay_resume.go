@@ -14,39 +14,40 @@ import (
 // resume finds where to go on: at the later of the marker in the stream and the
 // outbox's own note.
 func (r *Relay) resume(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	noted, err := r.out.Relayed(r.dest)
 	if err != nil {
 		return &stopError{fmt.Errorf("read where the relay to %s stands: %w", r.dest, err)}
 	}
-	if r.established && r.at.After.Compare(noted.After) > 0 {
+	// What passRemains found is behind no marker yet: it is looked for again.
+	if r.established && r.at.MarkerSeq > noted.MarkerSeq {
 		noted = r.at
 	}
-	m, err := r.b.getMessage(ctx, r.stream, 0, r.marker)
+	d, err := r.b.destination(ctx, r.dest, r.partition)
 	if err != nil {
 		return err
 	}
-	// Asked for after the marker: a marker that is there is within these bounds.
-	stream, err := r.b.js.Stream(ctx, r.stream)
+	if d.marker == nil {
+		r.resumeWithoutMarker(noted, d)
+	} else if err := r.resumeAt(noted, d); err != nil {
+		return err
+	}
+	lost, err := d.lost(ctx, noted)
 	if err != nil {
-		return fmt.Errorf("look up stream %s: %w", r.stream, err)
+		return err
 	}
-	state := stream.CachedInfo().State
-	if state.LastSeq < noted.MarkerSeq {
-		return guardf(RelayTailLost, "stream %s ends at %d, the relay's last marker was at %d; re-emit from the kept outbox rows or from MOZAIKS_CMD, or put the newer copy of the stream back",
-			r.stream, state.LastSeq, noted.MarkerSeq)
+	if lost != "" {
+		return guardf(RelayTailLost, "%s; start again to publish once more what can be made again, or put the newer copy of the stream back", lost)
 	}
-	if m == nil {
-		err = r.resumeWithoutMarker(noted, state)
-	} else {
-		err = r.resumeAt(noted, m)
+	if d.marker != nil {
+		if err := r.noteMarker(noted, d.marker); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = r.passRemains(ctx, max(r.at.MarkerSeq, noted.MarkerSeq), state)
+	if err := r.passRemains(ctx, max(r.at.MarkerSeq, noted.MarkerSeq), d.state); err != nil {
+		return err
 	}
-	r.established = r.established || err == nil
-	return err
+	r.established = true
+	return nil
 }
 
 // passRemains looks for facts behind the marker. The server writes a batch message
@@ -54,8 +55,8 @@ func (r *Relay) resume(ctx context.Context) error {
 // without its marker; when the server cannot complete it, it stays. What is there
 // must not be published again. The facts of a batch are in order, so the last one
 // of this partition tells how far it came.
-func (r *Relay) passRemains(ctx context.Context, marker uint64, state jetstream.StreamState) error {
-	if state.LastSeq <= marker || state.Msgs == 0 {
+func (r *Relay) passRemains(ctx context.Context, marker uint64, state streamState) error {
+	if state.Last <= marker || state.Messages == 0 {
 		return nil
 	}
 	facts, err := r.b.js.OrderedConsumer(ctx, r.stream, jetstream.OrderedConsumerConfig{
@@ -70,8 +71,8 @@ func (r *Relay) passRemains(ctx context.Context, marker uint64, state jetstream.
 	}
 	defer messages.Stop()
 	found := r.at.After
-	for at := marker; at < state.LastSeq; {
-		m, err := messages.Next(jetstream.NextContext(ctx))
+	for at := marker; at < state.Last; {
+		m, err := nextWithin(ctx, messages, silenceLimit)
 		if err != nil {
 			return fmt.Errorf("look behind the marker of %s at %d: %w", r.stream, at, err)
 		}
@@ -104,43 +105,45 @@ func (r *Relay) ownPosition(text string) (p schemas.Position, ok bool) {
 	return p, err == nil && n == 5 && partition == r.partition
 }
 
-func (r *Relay) resumeWithoutMarker(noted schemas.RelayState, state jetstream.StreamState) error {
-	if noted.MarkerSeq != 0 && state.FirstSeq <= noted.MarkerSeq {
+func (r *Relay) resumeWithoutMarker(noted schemas.RelayState, d *destination) {
+	if noted.MarkerSeq != 0 && d.state.First <= noted.MarkerSeq {
 		r.log.Warn("the relay's marker is gone from the stream although it has not expired; going on from the outbox's note",
 			"stream", r.stream, "marker", noted.MarkerSeq, "after", noted.After.String())
 	}
-	r.at, r.renewed = schemas.RelayState{After: noted.After}, time.Now()
-	return nil
+	r.at, r.renewed = schemas.RelayState{After: noted.After, StreamCreated: d.state.created}, time.Now()
 }
 
-func (r *Relay) resumeAt(noted schemas.RelayState, m *schemas.StreamMessage) error {
-	after, err := readMarker(m.Data)
-	if err != nil {
-		return guardf(RelayMarker, "message %d of stream %s on %s is not a marker (%v); purge that subject after finding out who wrote it", m.Seq, r.stream, r.marker, err)
+// resumeAt judges the marker.
+func (r *Relay) resumeAt(noted schemas.RelayState, d *destination) error {
+	m, after := d.marker, d.after
+	if d.bad != nil {
+		return guardf(RelayMarker, "message %d of stream %s on %s is not a marker (%v); purge that subject after finding out who wrote it", m.Seq, r.stream, r.marker, d.bad)
+	}
+	if err := d.foreign(r.opts.Origin()); err != nil {
+		return err
 	}
 	owner := ""
 	if h := m.Header[headerRelay]; len(h) == 1 {
 		owner = h[0]
 	}
 	newest := max(r.opts.Epoch, noted.After.Epoch) // the store may have begun one since
-	switch ahead := after.Compare(noted.After); {
+	switch {
 	case after.Epoch > newest:
 		return guardf(RelayEpoch, "the marker of stream %s at %d is of epoch %d, the store's newest is %d; the store is older than the stream: put the newer store back",
 			r.stream, m.Seq, after.Epoch, newest)
 	case r.established && owner != r.owner && m.Seq != r.at.MarkerSeq:
 		return guardf(RelayFenced, "another relay has written the marker of stream %s at %d, position %s; end one of the two that serve partition %d",
 			r.stream, m.Seq, after, r.partition)
-	case ahead < 0 || m.Seq < noted.MarkerSeq:
-		return guardf(RelayTailLost, "the marker of stream %s at %d says %s, the outbox has noted %s with its marker at %d; the stream is older than the store: re-emit from the kept outbox rows or from MOZAIKS_CMD, or put the newer copy of the stream back",
-			r.stream, m.Seq, after, noted.After, noted.MarkerSeq)
 	}
-	st := schemas.RelayState{After: after, MarkerSeq: m.Seq}
-	if st == noted {
-		r.at, r.renewed = st, m.Time
-		return nil
-	}
-	if err := r.mark(st); err != nil {
-		return err
+	r.at = schemas.RelayState{After: after, MarkerSeq: m.Seq, StreamCreated: d.state.created}
+	return nil
+}
+
+func (r *Relay) noteMarker(noted schemas.RelayState, m *schemas.StreamMessage) error {
+	if r.at != noted {
+		if err := r.mark(r.at); err != nil {
+			return err
+		}
 	}
 	r.renewed = m.Time
 	return nil

@@ -5,8 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -50,13 +53,18 @@ type ServerOptions struct {
 type Server struct {
 	ns       *server.Server
 	log      *slog.Logger
+	dir      string
 	password string // of the user grout; lives in memory only
 	listens  bool
 	gateConn *nats.Conn
 	gate     *Gate
 	logs     *serverLog
 	down     sync.Once
+	found    []Found
 }
+
+// Found is the damage in streams that was met and mended at the start.
+func (s *Server) Found() []Found { return s.found }
 
 // Faulted is signalled when a stream has met a write error. The server does not
 // recover from one, and answers nothing for that stream, until it is started anew.
@@ -74,10 +82,20 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := exposeStreams(o.Dir); err != nil { // a server that was killed has left them hidden
+		return nil, err
+	}
 	if err := mendMetadata(o.Dir, o.Logger); err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Logger, password: rand.Text(), listens: o.Listen != ""}
+	found, err := mendTails(o.Dir, o.Logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := hideStreams(o.Dir); err != nil {
+		return nil, err
+	}
+	s := &Server{log: o.Logger, dir: o.Dir, found: found, password: rand.Text(), listens: o.Listen != ""}
 	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1), faulted: make(chan struct{}, 1)}
 	s.logs = logs
 	door := &doorkeeper{users: userTable(s.password, o.ConsumerPasswords, o.AdminPasswords)}
@@ -112,6 +130,9 @@ func (s *Server) start(logs *serverLog, o ServerOptions) error {
 	}
 	if !s.ns.JetStreamEnabled() {
 		return fmt.Errorf("JetStream did not start in %s", o.Dir)
+	}
+	if err := streamsLinked(o.Dir); err != nil {
+		return err
 	}
 	var err error
 	if s.gateConn, err = s.Connect("grout gate"); err != nil {
@@ -161,6 +182,84 @@ func serverOptions(o ServerOptions) (*server.Options, error) {
 	return opts, nil
 }
 
+// A server that cannot open a stream, be it for an error of the disk that passes,
+// removes the directory of the stream with all that is in it. So while a server runs
+// the directories are elsewhere, and it finds links to them: what it removes is a
+// link. Each step can be cut off; exposeStreams puts back whatever it finds.
+func hideStreams(dir string) error {
+	streams, hidden := streamsDir(dir), hiddenDir(dir)
+	entries, err := os.ReadDir(streams)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.MkdirAll(hidden, 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
+	target, err := filepath.Rel(streams, hidden)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() || strings.HasPrefix(e.Name(), ".") { // the server is removing it
+			continue
+		}
+		err := os.Rename(filepath.Join(streams, e.Name()), filepath.Join(hidden, e.Name()))
+		if err == nil {
+			err = os.Symlink(filepath.Join(target, e.Name()), filepath.Join(streams, e.Name()))
+		}
+		if err != nil {
+			return fmt.Errorf("hide stream %s from removal: %w", e.Name(), err)
+		}
+	}
+	return nil
+}
+
+// hiddenDir is where the streams are while a server runs.
+func hiddenDir(dir string) string { return filepath.Join(dir, "streams") }
+
+// exposeStreams puts the streams back to where the server has its own.
+func exposeStreams(dir string) error {
+	entries, err := os.ReadDir(hiddenDir(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.MkdirAll(streamsDir(dir), 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
+	for _, e := range entries {
+		place := filepath.Join(streamsDir(dir), e.Name())
+		if info, err := os.Lstat(place); err == nil && info.Mode().Type() == fs.ModeSymlink {
+			if err := os.Remove(place); err != nil {
+				return fmt.Errorf("put stream %s back: %w", e.Name(), err)
+			}
+		}
+		if err := os.Rename(filepath.Join(hiddenDir(dir), e.Name()), place); err != nil {
+			return fmt.Errorf("put stream %s back: %w", e.Name(), err)
+		}
+	}
+	return nil
+}
+
+// streamsLinked tells whether the server has removed a stream while it started.
+func streamsLinked(dir string) error {
+	entries, err := os.ReadDir(hiddenDir(dir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look at the streams: %w", err)
+	}
+	for _, e := range entries {
+		if _, err := os.Lstat(filepath.Join(streamsDir(dir), e.Name())); err != nil {
+			return fmt.Errorf("the NATS server could not open stream %s, as its log says: %w", e.Name(), err)
+		}
+	}
+	return nil
+}
+
 // Connect makes an in-process connection in account GROUT, as grout itself. It
 // does not come back after Shutdown.
 func (s *Server) Connect(name string) (*nats.Conn, error) {
@@ -198,6 +297,9 @@ func (s *Server) Shutdown() {
 		}
 		s.ns.Shutdown()
 		s.ns.WaitForShutdown()
+		if err := exposeStreams(s.dir); err != nil {
+			s.log.Warn("streams stay where the server cannot remove them until the next start", "error", err)
+		}
 	})
 }
 

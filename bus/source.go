@@ -19,14 +19,16 @@ import (
 const (
 	// pullBytes bounds what is on its way to a Source: it must hold the largest
 	// group with its header, twice over, so that a pull is not one message.
-	pullBytes      = 2 * (schemas.MaxGroupBytes + headerRoom)
-	pullMessages   = 1000
-	pullExpires    = 30 * time.Second
-	pullHeartbeat  = 5 * time.Second
-	silenceLimit   = 2*pullHeartbeat + 2*time.Second
-	sourceTick     = time.Second
-	sourceInactive = time.Minute
-	apiTimeout     = 5 * time.Second
+	pullBytes     = 2 * (schemas.MaxGroupBytes + headerRoom)
+	pullMessages  = 1000
+	pullExpires   = 30 * time.Second
+	pullHeartbeat = 5 * time.Second
+	silenceLimit  = 2*pullHeartbeat + 2*time.Second
+	// stalledHeartbeats are taken for a sign that the server cannot read on.
+	stalledHeartbeats = 2
+	sourceTick        = time.Second
+	sourceInactive    = time.Minute
+	apiTimeout        = 5 * time.Second
 )
 
 // Source reads the groups of one partition in order, each once. It belongs to one
@@ -36,9 +38,13 @@ type Source struct {
 	partition int
 	subject   string
 	pending   atomic.Uint64
+	history   History // nil: only the checkpoint is known
 
 	at       schemas.Checkpoint    // what the guard compares with
+	behind   uint64                // what was delivered last, or what reading begins behind
 	last     schemas.StreamMessage // delivered after at; its digest is taken when needed
+	stalled  int                   // heartbeats in a row although there is more
+	jumped   uint64                // what was delivered in the place of the next message
 	consumer string
 	sub      *nats.Subscription
 	messages chan *nats.Msg
@@ -57,16 +63,49 @@ func (b *Bus) NewSource(partition int) *Source {
 	return &Source{b: b, partition: partition, subject: schemas.GroupSubject(partition)}
 }
 
+// Of has Open compare the stream with all that a store remembers, and not only with
+// its checkpoint. The source is then of use for that store alone.
+func (s *Source) Of(h History) *Source {
+	s.history = h
+	return s
+}
+
 // Open begins behind the checkpoint, after the guard has compared it with the
-// stream. It returns when the stream was created.
+// stream; or at the start of the epoch that goes on from there. It returns when the
+// stream was created.
 func (s *Source) Open(ctx context.Context, at schemas.Checkpoint) (streamCreated int64, err error) {
 	s.Close()
-	s.at, s.last = at, schemas.StreamMessage{}
+	s.at, s.behind, s.last, s.jumped = at, at.Seq, schemas.StreamMessage{}, 0
+	if s.history != nil {
+		if err := s.survey(ctx); err != nil {
+			return 0, err
+		}
+	}
 	if err := s.start(ctx); err != nil {
 		s.Close()
 		return 0, err
 	}
 	return s.at.StreamCreated, nil
+}
+
+// survey finds where the reading begins.
+func (s *Source) survey(ctx context.Context) error {
+	v, err := s.b.Survey(ctx, s.partition, s.history)
+	if err != nil {
+		return err
+	}
+	switch {
+	case v.Begin != nil:
+		s.behind = v.Begin.Seq - 1
+		s.at = schemas.Checkpoint{Seq: v.Begin.Seq, StoredAt: v.Begin.Time.UnixNano(), Digest: schemas.MessageDigest(v.Begin.Data)}
+	case v.Lost != "":
+		return guardf(v.Lost, "%s; %s", v.Detail, fixTail)
+	}
+	s.at.StreamCreated = v.Created
+	if s.b.cfg.Partitions > 1 {
+		return s.b.readThrough(ctx, s.partition, s.behind)
+	}
+	return nil
 }
 
 // Next waits for the next group. A lost connection or consumer is mended on the
@@ -97,6 +136,9 @@ func (s *Source) Next(ctx context.Context) (schemas.StreamMessage, error) {
 			if ok {
 				return got, nil
 			}
+			if err := s.judge(ctx); err != nil {
+				return schemas.StreamMessage{}, err
+			}
 		case <-tick.C:
 			if s.b.nc.IsClosed() || s.b.nc.Stats().Reconnects != s.connects || time.Since(s.heard) > silenceLimit {
 				s.drop()
@@ -114,7 +156,7 @@ func (s *Source) Pending() uint64 { return s.pending.Load() }
 // Close gives the consumer back. The source can be opened again.
 func (s *Source) Close() {
 	s.drop()
-	s.at, s.last = schemas.Checkpoint{}, schemas.StreamMessage{}
+	s.at, s.behind, s.last = schemas.Checkpoint{}, 0, schemas.StreamMessage{}
 }
 
 // drop forgets the consumer. The server would remove it by itself after a while;
@@ -177,6 +219,7 @@ func (s *Source) start(ctx context.Context) error {
 	if s.last.Seq != 0 {
 		s.at.Seq, s.at.StoredAt = s.last.Seq, s.last.Time.UnixNano()
 		s.at.Digest = schemas.MessageDigest(s.last.Data)
+		s.behind = s.last.Seq
 		s.last = schemas.StreamMessage{}
 	}
 	s.connects = s.b.nc.Stats().Reconnects
@@ -192,7 +235,7 @@ func (s *Source) start(ctx context.Context) error {
 	s.messages = messages
 	c, err := s.b.js.CreateConsumer(ctx, schemas.StreamCommands, jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: s.at.Seq + 1, FilterSubject: s.subject, MaxWaiting: 16,
+		OptStartSeq: s.behind + 1, FilterSubject: s.subject, MaxWaiting: 16,
 		InactiveThreshold: sourceInactive, MemoryStorage: true, Replicas: 1,
 	})
 	if err != nil {
@@ -200,7 +243,7 @@ func (s *Source) start(ctx context.Context) error {
 	}
 	info := c.CachedInfo()
 	s.at.StreamCreated = created
-	s.consumer, s.next, s.left, s.room, s.heard = info.Name, 1, 0, 0, time.Now()
+	s.consumer, s.next, s.left, s.room, s.heard, s.stalled = info.Name, 1, 0, 0, time.Now(), 0
 	s.pending.Store(info.NumPending)
 	return nil
 }
@@ -225,6 +268,9 @@ func (s *Source) take(m *nats.Msg) (schemas.StreamMessage, bool) {
 		switch {
 		case status == "100": // idle heartbeat
 			s.failures = 0
+			if s.stalled++; s.pending.Load() == 0 {
+				s.stalled = 0
+			}
 		case status == "408", status == "404", status == "409" && (strings.Contains(description, "maxbytes") || strings.Contains(description, "batch completed")):
 			if m.Subject == s.replySubject() {
 				s.left = 0 // this pull is over
@@ -236,18 +282,34 @@ func (s *Source) take(m *nats.Msg) (schemas.StreamMessage, bool) {
 		return schemas.StreamMessage{}, false
 	}
 	d, err := parseDelivery(m.Reply)
-	if err != nil || d.consumerSeq != s.next || d.streamSeq <= max(s.last.Seq, s.at.Seq) {
+	if err != nil || d.consumerSeq != s.next || d.streamSeq <= s.behind {
 		s.drop()
 		s.failures++
+		return schemas.StreamMessage{}, false
+	}
+	if s.b.cfg.Partitions == 1 && d.streamSeq != s.behind+1 {
+		s.jumped = d.streamSeq
 		return schemas.StreamMessage{}, false
 	}
 	s.next++
 	s.left--
 	s.room -= m.Size()
-	s.failures = 0
+	s.failures, s.stalled, s.behind = 0, 0, d.streamSeq
 	s.pending.Store(d.pending)
 	s.last = schemas.StreamMessage{Subject: m.Subject, Seq: d.streamSeq, Time: d.stored, Header: m.Header, Data: m.Data}
 	return s.last, true
+}
+
+// judge tells a stream that has lost a message from one that has nothing to give.
+func (s *Source) judge(ctx context.Context) error {
+	if s.jumped != 0 {
+		return guardf(StreamGap, "message %d of stream %s comes behind %d: what lies between is missing although nobody trimmed it; %s", s.jumped, schemas.StreamCommands, s.behind, fixGap)
+	}
+	if s.stalled < stalledHeartbeats || s.sub == nil {
+		return nil
+	}
+	s.stalled = 0
+	return s.guardStalled(ctx)
 }
 
 type delivery struct {

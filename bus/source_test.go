@@ -60,7 +60,9 @@ func wantGuard(t *testing.T, name string, err error) {
 func TestSourceResumesAfterRestart(t *testing.T) {
 	dir := t.TempDir()
 	srv := startServer(t, dir, "")
-	b := openBus(t, connect(t, srv), smallConfig())
+	cfg := smallConfig()
+	cfg.Partitions = 2
+	b := openBus(t, connect(t, srv), cfg)
 	publishRaw(t, b, 0, 4, 10)
 	publishRaw(t, b, 1, 1, 10)
 	publishRaw(t, b, 0, 2, 10)
@@ -77,7 +79,7 @@ func TestSourceResumesAfterRestart(t *testing.T) {
 		t.Errorf("read from a server that is down: %v", err)
 	}
 
-	b = openBus(t, connect(t, startServer(t, dir, "")), smallConfig())
+	b = openBus(t, connect(t, startServer(t, dir, "")), cfg)
 	s = b.NewSource(0)
 	defer s.Close()
 	must1(s.Open(testContext(t), at))(t)
@@ -210,6 +212,7 @@ func TestGuardNamesWhatIsWrong(t *testing.T) {
 	})
 	t.Run("the last applied is gone from the middle", func(t *testing.T) {
 		b := newBus(t)
+		b.cfg.Partitions = 2
 		publishRaw(t, b, 1, 1, 10)
 		publishRaw(t, b, 0, 2, 10)
 		publishRaw(t, b, 1, 1, 10)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -56,7 +55,7 @@ func (b *Bus) Trim(ctx context.Context, partition int, below uint64) error {
 	if below <= info.State.FirstSeq {
 		return nil
 	}
-	if err := b.noteTrimmed(ctx, info.Config, partition, below); err != nil {
+	if err := b.noteTrimmed(ctx, info.Config, partition, below, info.Created.UnixNano()); err != nil {
 		return err
 	}
 	for to := info.State.FirstSeq; to < below; {
@@ -68,14 +67,14 @@ func (b *Bus) Trim(ctx context.Context, partition int, below uint64) error {
 	return nil
 }
 
-func (b *Bus) noteTrimmed(ctx context.Context, cfg jetstream.StreamConfig, partition int, below uint64) error {
-	noted, err := b.trimmedBelow(cfg.Metadata, partition)
+func (b *Bus) noteTrimmed(ctx context.Context, cfg jetstream.StreamConfig, partition int, below uint64, created int64) error {
+	noted, err := b.trimmedBelow(cfg.Metadata, partition, created)
 	if err != nil || noted >= below {
 		return err
 	}
-	text := strconv.FormatUint(below, 10)
+	text := fmt.Sprintf("%d %d", below, created)
 	if b.cfg.Dir != "" {
-		if err := replaceFile(b.trimmedFile(partition), []byte(text)); err != nil {
+		if err := replaceFile(TrimmedFile(b.cfg.Dir, partition), sealNote(text)); err != nil {
 			return fmt.Errorf("note what is trimmed: %w", err)
 		}
 		return nil
@@ -90,10 +89,6 @@ func (b *Bus) noteTrimmed(ctx context.Context, cfg jetstream.StreamConfig, parti
 		return fmt.Errorf("note what is trimmed in %s: %w", schemas.StreamCommands, err)
 	}
 	return nil
-}
-
-func (b *Bus) trimmedFile(partition int) string {
-	return filepath.Join(b.cfg.Dir, trimmedKey+strconv.Itoa(partition))
 }
 
 // purge asks for the filter only where other partitions share the stream: without
@@ -126,22 +121,38 @@ func (b *Bus) purge(ctx context.Context, partition int, below uint64) error {
 }
 
 // trimmedBelow is the sequence below which a partition's groups may be gone; 0 when
-// nothing was trimmed.
-func (b *Bus) trimmedBelow(metadata map[string]string, partition int) (uint64, error) {
-	text := metadata[trimmedKey+strconv.Itoa(partition)]
+// nothing was trimmed. The note says when its stream was created: what was trimmed
+// from another one is no matter.
+func (b *Bus) trimmedBelow(metadata map[string]string, partition int, created int64) (uint64, error) {
 	if b.cfg.Dir != "" {
-		content, err := os.ReadFile(b.trimmedFile(partition))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		path := TrimmedFile(b.cfg.Dir, partition)
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return 0, nil
+		}
+		if err != nil {
 			return 0, fmt.Errorf("read what is trimmed: %w", err)
 		}
-		text = string(content)
+		below, of, err := parseTrimmed(path, content)
+		if err != nil || of != created {
+			return 0, err
+		}
+		return below, nil
 	}
+	text := metadata[trimmedKey+strconv.Itoa(partition)]
 	if text == "" {
 		return 0, nil
 	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("read what is trimmed: %q is no sequence", text)
+	var below uint64
+	var of int64
+	switch n, _ := fmt.Sscanf(text, "%d %d", &below, &of); n {
+	case 1: // from before the note said it
+		return below, nil
+	case 2:
+		if of != created {
+			return 0, nil
+		}
+		return below, nil
 	}
-	return n, nil
+	return 0, fmt.Errorf("read what is trimmed: %q is no sequence", text)
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"grout/handlers/httpapi/httpapitest"
+	"grout/integration/inject"
 	"grout/integration/process"
 )
 
@@ -23,6 +24,7 @@ var grout, oracle string
 var documents = httpapitest.NewValidator()
 
 func TestMain(m *testing.M) {
+	inject.Launch() // when this process is to become a grout whose calls can fail
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "grout-integration-")
 		if err == nil {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,11 +15,48 @@ import (
 func newConfig() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
-		Short: "Look at the settings",
+		Short: "Look at the settings, and at the configuration in the log",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newConfigShow())
+	cmd.AddCommand(newConfigShow(), newConfigHistory())
+	return cmd
+}
+
+func newConfigHistory() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "history",
+		Short: "Print every version of the configuration that is in the log",
+		Long: `Configuration that decides what is counted reaches the rules only through the log, so
+that a replay decides the same. This prints every version of it by name, the oldest
+first. The server must be stopped.`,
+		Args: cobra.NoArgs,
+	}
+	format := outputFlag(cmd)
+	app.AddFlags(cmd.Flags(), "data_dir", "partitions")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := loadConfig(cmd)
+		if err != nil {
+			return err
+		}
+		list, err := app.ConfigHistory(cfg)
+		if err != nil {
+			return err
+		}
+		if *format == "json" {
+			return printJSON(cmd.OutOrStdout(), list)
+		}
+		w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+		fmt.Fprintln(w, "PARTITION\tNAME\tSINCE\tSHA-256\tBYTES\tPOSITION\t")
+		for _, v := range list {
+			current := ""
+			if v.Current {
+				current = "current"
+			}
+			fmt.Fprintf(w, "%d\t%s\t%s\t%.12s\t%d\t%d\t%s\n", v.Partition, v.Name, v.Time.Format(time.RFC3339), v.Digest, v.Bytes, v.Position, current)
+		}
+		return w.Flush()
+	}
 	return cmd
 }
 

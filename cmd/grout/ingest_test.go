@@ -42,7 +42,7 @@ func newLedger(t *testing.T) *ledger {
 func (l *ledger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if r.Header.Get("X-Internal-API-Key") != "the-key" {
+	if r.Header.Get("X-Internal-API-Key") != "the-internal-key" {
 		problem(w, 403, "FORBIDDEN", "Invalid internal API key")
 		return
 	}
@@ -163,7 +163,7 @@ func ingestArgs(l *ledger, file string, more ...string) []string {
 // ingestRun runs the command and reads its summary.
 func ingestRun(t *testing.T, args ...string) (int, ingestSummary, string) {
 	t.Helper()
-	t.Setenv("INTERNAL_API_KEY", "the-key,next-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key,next-key")
 	code, stdout, stderr := grout(t, args...)
 	var sum ingestSummary
 	if stdout != "" {
@@ -205,14 +205,14 @@ func TestIngest(t *testing.T) {
 func TestSummaryText(t *testing.T) {
 	clean(t)
 	l := newLedger(t)
-	t.Setenv("INTERNAL_API_KEY", "the-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key")
 	code, stdout, stderr := grout(t, "ingest", csvFile(t, "usage.csv", 1500), "--url", l.URL, "--user", "u", "--model", "m")
 	for _, want := range []string{"events      1,500\n", "accepted    1,500\n", "input       1,125,750 tokens\n", "2023-11-16T18:00:00.5Z … 2023-11-16T18:24:59.5Z"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("the summary does not say %q", want)
 		}
 	}
-	if code != 0 || !strings.Contains(stderr, "columns: timestamp=timestamp,input_tokens=input_tokens") || strings.Contains(stdout+stderr, "the-key") {
+	if code != 0 || !strings.Contains(stderr, "columns: timestamp=timestamp,input_tokens=input_tokens") || strings.Contains(stdout+stderr, "the-internal-key") {
 		t.Errorf("exit %d\n%s\n%s", code, stdout, stderr)
 	}
 }
@@ -441,7 +441,7 @@ func TestBadRowStopsTheRun(t *testing.T) {
 
 func TestInterruptedRunResumes(t *testing.T) {
 	clean(t)
-	t.Setenv("INTERNAL_API_KEY", "the-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key")
 	file := csvFile(t, "usage.csv", 40)
 	l := newLedger(t)
 	ctx, interrupt := context.WithCancel(t.Context())
@@ -471,7 +471,7 @@ func TestWhereTheKeyComesFrom(t *testing.T) {
 	clean(t)
 	l := newLedger(t)
 	file := csvFile(t, "usage.csv", 1)
-	for path, text := range map[string]string{"key.txt": "the-key\n", "data/secrets/internal_api_key": "the-key\n"} {
+	for path, text := range map[string]string{"key.txt": "the-internal-key\n", "data/secrets/internal_api_key": "the-internal-key\n"} {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -31,7 +31,7 @@ any setting it runs in development mode on this machine only, with generated key
 			*started = true
 		},
 	}
-	root.AddCommand(newServe(), newIngest(), newUsage(), newVerify(), newClock(), newDemo(), newBench(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newIngest(), newUsage(), newVerify(), newRepair(), newClock(), newEpoch(), newDemo(), newBench(), newConfig(), newVersion())
 	return root
 }
 

@@ -40,7 +40,7 @@ type reports struct {
 func newReports(t *testing.T, text string) *reports {
 	r := &reports{text: text, status: 200}
 	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Header.Get("X-Internal-API-Key") != "the-key" || req.URL.Path != "/api/usage" {
+		if req.Header.Get("X-Internal-API-Key") != "the-internal-key" || req.URL.Path != "/api/usage" {
 			problem(w, 403, "FORBIDDEN", "no")
 			return
 		}
@@ -58,7 +58,7 @@ func sums(events, in, out int) string {
 
 func TestUsageTable(t *testing.T) {
 	clean(t)
-	t.Setenv("INTERNAL_API_KEY", "the-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key")
 	s := newReports(t, `{"app_id":"shop\u001b[31m","from":null,"to":null,"window":"day","rows":[`+
 		`{"window_start":"2026-01-30T00:00:00Z","window_end":"2026-01-31T00:00:00Z","user_id":"ann","model":null,`+sums(1500, 20000, 3)+`},`+
 		`{"window_start":"2026-01-31T00:00:00Z","window_end":"2026-02-01T00:00:00Z","user_id":"ben\n","model":"m",`+sums(1, 1, 1)+`}],"totals":{`+sums(1501, 20001, 4)+`}}`)
@@ -80,7 +80,7 @@ func TestUsageTable(t *testing.T) {
 
 func TestUsagePassesThrough(t *testing.T) {
 	clean(t)
-	t.Setenv("INTERNAL_API_KEY", "the-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key")
 	t.Setenv("MOZAIKS_APP_ID", "own")
 	s := newReports(t, "as,it\r\nis,1\r\n")
 	if _, stdout, _ := grout(t, "usage", "--url", s.URL, "-o", "csv"); stdout != s.text {
@@ -99,7 +99,7 @@ func TestUsagePassesThrough(t *testing.T) {
 
 func TestUsageChart(t *testing.T) {
 	clean(t)
-	t.Setenv("INTERNAL_API_KEY", "the-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key")
 	t.Setenv("COLUMNS", "40")
 	s := newReports(t, `{"app_id":"a","window":"hour","rows":[`+
 		`{"window_start":"2026-01-30T10:00:00Z",`+sums(1, 1000, 0)+`},{"window_start":"2026-01-30T13:00:00Z",`+sums(1, 1, 0)+`}],"totals":{`+sums(2, 1001, 0)+`}}`)
@@ -127,7 +127,7 @@ func TestUsageChart(t *testing.T) {
 
 func TestUsageFaults(t *testing.T) {
 	clean(t)
-	t.Setenv("INTERNAL_API_KEY", "the-key")
+	t.Setenv("INTERNAL_API_KEY", "the-internal-key")
 	s := newReports(t, `{"detail":"from must be on the hour (UTC)","error_code":"WINDOW_ALIGNMENT","status_code":422}`)
 	s.status = 422
 	for _, c := range []struct {

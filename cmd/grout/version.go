@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"grout/cmd/grout/app"
 )
 
 // buildVersion describes the running program, from what the Go tool put into it.
@@ -18,10 +20,11 @@ type buildVersion struct {
 	Modified bool   `json:"modified"` // built from a tree with changes
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
+	Format   int    `json:"store_format"` // of the files it writes
 }
 
 func readVersion() buildVersion {
-	v := buildVersion{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	v := buildVersion{Version: "(devel)", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Format: app.StoreFormat}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return v
@@ -48,7 +51,7 @@ func (v buildVersion) print(w io.Writer) error {
 	if v.Modified {
 		text += " (modified)"
 	}
-	_, err := fmt.Fprintf(w, "%s, %s, %s\n", text, v.Go, v.Platform)
+	_, err := fmt.Fprintf(w, "%s, %s, %s, store format %d\n", text, v.Go, v.Platform, v.Format)
 	return err
 }
 

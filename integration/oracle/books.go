@@ -14,6 +14,8 @@ type event struct {
 	AppID        string `json:"app_id"`
 	UserID       string `json:"user_id"`
 	WorkflowID   string `json:"workflow_id,omitempty"`
+	ChatID       string `json:"chat_id,omitempty"`
+	Summary      bool   `json:"summary,omitempty"` // in facts; its counts are a chat's totals
 	Model        string `json:"model"`
 	InputTokens  int64  `json:"input_tokens"`
 	OutputTokens int64  `json:"output_tokens"`
@@ -31,6 +33,9 @@ type event struct {
 type counts struct{ events, input, output, total, nanos int64 }
 
 func (e *event) original() counts {
+	if e.Summary {
+		return counts{0, e.InputTokens, e.OutputTokens, e.TotalTokens, e.nanos}
+	}
 	return counts{1, e.InputTokens, e.OutputTokens, e.TotalTokens, e.nanos}
 }
 
@@ -53,13 +58,14 @@ type books struct {
 	rng *rand.Rand
 	now time.Time
 
-	mu       sync.Mutex
-	counted  map[string]*event // answered as counted
-	order    []*event
-	serial   int
-	perApp   map[string]int64 // events answered as counted
-	v        Verdict
-	problems []string
+	mu        sync.Mutex
+	counted   map[string]*event // answered as counted
+	order     []*event
+	summaries []*event
+	serial    int
+	perApp    map[string]int64 // events answered as counted
+	v         Verdict
+	problems  []string
 }
 
 func newBooks(seed uint64) *books {
@@ -71,6 +77,9 @@ var oddApps = []string{"app.with*every>%kind of/\"char\\", "приложение
 
 func (b *books) appName() string {
 	if b.rng.IntN(8) == 0 {
+		return summaryApp
+	}
+	if b.rng.IntN(8) == 0 {
 		return oddApps[b.rng.IntN(len(oddApps))]
 	}
 	return fmt.Sprintf("app-%d", b.rng.IntN(6))
@@ -81,6 +90,9 @@ func (b *books) next() *request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.serial++
+	if b.rng.IntN(8) == 0 {
+		return b.nextSummary()
+	}
 	r := &request{id: fmt.Sprintf("batch-%d", b.serial), made: b.rng.IntN(6) == 0}
 	size := 1
 	switch b.rng.IntN(4) {
@@ -118,7 +130,7 @@ func (b *books) newEvent(i int) *event {
 		EventID:   fmt.Sprintf("%08x-%04x-4%03x-8000-%012x", b.rng.Uint32(), b.serial&0xffff, i&0xfff, b.rng.Uint64()&0xffffffffffff),
 		Timestamp: at.Format(time.RFC3339Nano), AppID: b.appName(), UserID: fmt.Sprintf("user-%d", b.rng.IntN(9)), Model: fmt.Sprintf("model-%d", b.rng.IntN(3)),
 		InputTokens: b.rng.Int64N(5000), OutputTokens: b.rng.Int64N(2000),
-		hour: at.Truncate(time.Hour).Unix(),
+		hour: hourOf(at),
 	}
 	if b.rng.IntN(5) == 0 {
 		e.EventID = fmt.Sprintf("id %d/%d é", b.serial, i)
@@ -129,6 +141,7 @@ func (b *books) newEvent(i int) *event {
 		e.Cost = fmt.Sprintf("%d.%09d", e.nanos/1e9, e.nanos%1e9)
 	}
 	e.TotalTokens = e.InputTokens + e.OutputTokens
+	e.ChatID = b.chatName(e.AppID)
 	return e
 }
 
@@ -157,6 +170,10 @@ func (b *books) answered(r *request, a *answer) {
 	for _, e := range r.fresh {
 		e.now = e.original()
 		b.counted[e.key()] = e
+		if e.Summary {
+			b.summaries = append(b.summaries, e)
+			continue
+		}
 		b.order = append(b.order, e)
 		b.perApp[e.AppID]++
 	}
@@ -187,6 +204,9 @@ func (b *books) verdict() *Verdict {
 	v := b.v
 	v.Events = len(b.counted)
 	for _, e := range b.counted {
+		if e.Summary {
+			continue
+		}
 		v.InputTokens += e.now.input
 		v.OutputTokens += e.now.output
 	}

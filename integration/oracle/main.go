@@ -79,6 +79,8 @@ type Verdict struct {
 	Rejected     int      `json:"rejected"`
 	Voided       int      `json:"voided"`
 	Amended      int      `json:"amended"`
+	Chats        int      `json:"chats"`
+	Summaries    int      `json:"summaries"`
 	InputTokens  int64    `json:"input_tokens"`
 	OutputTokens int64    `json:"output_tokens"`
 	Reads        int      `json:"reads_during_the_run"`

@@ -74,6 +74,9 @@ func verify(ctx context.Context, b *books, s *server, v *Verdict) error {
 	want := map[cell]*[5]int64{}
 	apps := map[string]bool{}
 	for _, e := range b.counted {
+		if e.AppID == summaryApp {
+			continue
+		}
 		apps[e.AppID] = true
 		c := cell{e.AppID, e.UserID, e.Model, e.hour}
 		if want[c] == nil {
@@ -108,6 +111,9 @@ func verify(ctx context.Context, b *books, s *server, v *Verdict) error {
 		}
 		fault("%+v: no row, want %v", c, *n)
 	}
+	if err := verifyChats(ctx, b, s, v, fault); err != nil {
+		return err
+	}
 	return verifyFacts(ctx, b, s, v, fault)
 }
 
@@ -119,16 +125,19 @@ type fact struct {
 	Key      string `json:"partitionkey"`
 	Sequence string `json:"sequence"`
 	Data     struct {
-		AppID      string `json:"app_id"`
-		Part       int    `json:"part"`
-		Parts      int    `json:"parts"`
-		EventID    string `json:"event_id"`
-		Adjustment sums   `json:"adjustment"`
-		Events     []struct {
-			event
-			Cost json.Number `json:"cost"`
-		} `json:"events"`
+		AppID      string          `json:"app_id"`
+		Part       int             `json:"part"`
+		Parts      int             `json:"parts"`
+		EventID    string          `json:"event_id"`
+		Adjustment sums            `json:"adjustment"`
+		Events     []recordedEvent `json:"events"`
 	} `json:"data"`
+}
+
+type recordedEvent struct {
+	event
+	Cost    json.Number `json:"cost"`
+	Counted *sums       `json:"counted"`
 }
 
 func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault func(string, ...any)) error {
@@ -148,6 +157,7 @@ func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault fun
 	seen := map[string]bool{}
 	ids := map[string]bool{}
 	adjusted := map[string]bool{}
+	var total booked
 	sequences := map[string]uint64{}
 	deadline := time.Now().Add(60 * time.Second)
 	quiet := 0
@@ -183,6 +193,7 @@ func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault fun
 		switch f.Type {
 		case "ai.mozaiks.usage.voided.v1", "ai.mozaiks.usage.amended.v1":
 			b.checkCorrection(&f, adjusted, fault)
+			total.adjustment(&f)
 			continue
 		case "ai.mozaiks.usage.recorded.v1":
 		default:
@@ -197,11 +208,15 @@ func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault fun
 				fault("fact %s holds %q, which was never answered as counted", f.ID, k)
 			case seen[k]:
 				fault("event %q is recorded twice", k)
-			case w.InputTokens != e.InputTokens, w.OutputTokens != e.OutputTokens, w.UserID != e.UserID, w.Model != e.Model, w.nanos != nanos(e.Cost), w.AppID != f.Data.AppID:
+			case w.InputTokens != e.InputTokens, w.OutputTokens != e.OutputTokens, w.UserID != e.UserID, w.Model != e.Model, w.nanos != nanos(e.Cost), w.AppID != f.Data.AppID, w.ChatID != e.ChatID, w.Summary != e.Summary:
 				fault("event %q is recorded as %+v, sent as %+v", k, e.event, *w)
 			}
 			seen[k] = true
+			total.event(e)
 		}
+	}
+	if want := b.summaryTotals(); total.sum != want {
+		fault("facts sum up to %+v for app %q, want %+v", total.sum, summaryApp, want)
 	}
 	for k, e := range b.counted {
 		if !seen[k] {

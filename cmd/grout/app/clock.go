@@ -7,10 +7,10 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"grout/bus"
+	"grout/handlers"
 	"grout/schemas"
 	"grout/store"
 )
@@ -49,6 +49,19 @@ func (c *wallClock) jumped(applied int64) string {
 	return ""
 }
 
+// refuses says why a command that was stamped at an instant may not be taken; empty
+// when it may. A stamp may be of a time at which the clock was wrong, although it is
+// right now.
+func (c *wallClock) refuses(stamp, applied int64) string {
+	if why := c.jumped(applied); why != "" {
+		return why
+	}
+	if ahead := time.Duration(stamp - c.now().UnixNano()); ahead > maxClockStep {
+		return fmt.Sprintf("The clock was set back by %s meanwhile; try again", ahead.Round(time.Second))
+	}
+	return ""
+}
+
 // uptime reads the clock that counts from the start of the machine.
 func uptime() time.Duration {
 	var t unix.Timespec
@@ -66,11 +79,36 @@ type ClockState struct {
 	Applied   time.Time `json:"applied_time"` // of the newest command
 	Clock     time.Time `json:"clock"`        // now
 	Reset     bool      `json:"reset"`
+	Refused   string    `json:"refused,omitempty"` // why it may not be reset
+
+	LastTick     time.Time `json:"last_tick,omitzero"`
+	Steps        uint64    `json:"steps"` // of the clock between ticks, since the store was made
+	LastStep     time.Time `json:"last_step,omitzero"`
+	StepSeconds  int64     `json:"last_step_seconds"`
+	WaitTicks    uint64    `json:"wait_ticks"` // hourly ticks until segments expire again
+	ExpiredUntil time.Time `json:"expired_until,omitzero"`
+}
+
+// clockState tells what a store knows of time.
+func clockState(number int, s *store.Store, now time.Time) ClockState {
+	c := s.Clock()
+	at := func(nanos int64) (t time.Time) {
+		if nanos != 0 {
+			t = time.Unix(0, nanos).UTC()
+		}
+		return t
+	}
+	return ClockState{
+		Partition: number, Applied: time.Unix(0, c.Now).UTC(), Clock: now.UTC(),
+		LastTick: at(c.LastTick), Steps: c.Steps, LastStep: at(c.StepAt), StepSeconds: int64(time.Duration(c.StepBy).Seconds()),
+		WaitTicks: c.Wait, ExpiredUntil: at(c.ExpiredUntil),
+	}
 }
 
 // ResetClock sets the time of every partition that is ahead of the clock back to
 // now, by a command in the log; with dry set it only looks. The server must not
-// run. Events that were refused as too old meanwhile can be sent again.
+// run. Events that were refused as too old meanwhile can be sent again. It is refused
+// when ids have expired that would be needed again.
 func ResetClock(ctx context.Context, cfg Config, dry bool, logger *slog.Logger) (list []ClockState, err error) {
 	b, err := openOffline(ctx, cfg, "clock", logger)
 	if err != nil {
@@ -94,20 +132,25 @@ func resetPartition(ctx context.Context, cfg Config, b *bus.Bus, number int, dry
 	}
 	defer s.Close()
 	now := cfg.clock()()
-	st = ClockState{Partition: number, Applied: time.Unix(0, s.Now()).UTC(), Clock: now.UTC()}
+	st = clockState(number, s, now)
 	if dry || !st.Applied.After(now) {
 		return st, nil
 	}
-	frame := schemas.CommandFrame{
-		Kind: schemas.ClockSet.Name, ID: uuid.NewString(), Source: "//mozaiks.ai/grout/clock", Time: now.UnixNano(), Accepted: now.UnixNano(),
+	if why := handlers.JudgeClockSet(s.Clock(), now.UnixNano()); why != nil {
+		st.Refused = why.Detail
+		return st, nil
 	}
-	frame.Payload = (&schemas.ClockChange{To: now.UnixNano()}).EncodePayload(nil)
-	seq, err := b.PublishOne(ctx, number, frame)
+	change := schemas.ClockChange{To: now.UnixNano()}
+	seq, err := b.PublishOne(ctx, number, ownCommand(schemas.ClockSet.Name, "clock", now.UnixNano(), change.EncodePayload(nil)))
 	if err != nil {
 		return st, err
 	}
 	if _, err := replay(ctx, b, s, number, seq, 0, logger); err != nil {
 		return st, err
+	}
+	if why := handlers.JudgeClockSet(s.Clock(), now.UnixNano()); why != nil { // something expired on the way
+		st.Refused = why.Detail
+		return st, nil
 	}
 	st.Reset = true
 	return st, nil
@@ -117,5 +160,15 @@ func (c *Config) clock() func() time.Time {
 	if c.now != nil {
 		return c.now
 	}
+	if now := clockHook(); now != nil {
+		return now
+	}
 	return time.Now
+}
+
+func (c *Config) uptimeClock() func() time.Duration {
+	if c.uptime != nil {
+		return c.uptime
+	}
+	return uptime
 }

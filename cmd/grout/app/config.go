@@ -61,8 +61,11 @@ type Config struct {
 	SnapshotEvery   time.Duration
 	CommandAge      time.Duration // of applied commands that are trimmed
 
-	origins map[string]string
-	now     func() time.Time // the wall clock; nil is time.Now
+	origins  map[string]string
+	now      func() time.Time     // the wall clock; nil is time.Now
+	uptime   func() time.Duration // the clock that nobody sets; nil is the machine's
+	ticks    time.Duration        // between ticks; 0 is schemas.TickInterval
+	tickLook time.Duration        // how often it is looked whether one is due; 0 is tickLook
 }
 
 // InProduction says whether ENV is production, in whatever case it is written.

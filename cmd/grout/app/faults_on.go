@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // faultPasses counts the passes of the point that GROUT_CRASH_AT names.
@@ -30,4 +31,31 @@ func faultHook() func(string) {
 			select {}
 		}
 	}
+}
+
+// clockHook gives a wall clock that is moved, at any time, by the duration that the
+// file GROUT_CLOCK_FILE holds, such as +40h; nil when there is no such variable.
+func clockHook() func() time.Time {
+	path := os.Getenv("GROUT_CLOCK_FILE")
+	if path == "" {
+		return nil
+	}
+	return func() time.Time {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			panic("GROUT_CLOCK_FILE: " + err.Error())
+		}
+		by, err := time.ParseDuration(strings.TrimSpace(string(text)))
+		if err != nil {
+			panic("GROUT_CLOCK_FILE: " + err.Error())
+		}
+		return time.Now().Add(by)
+	}
+}
+
+// replayMessages is how many messages a replay applies in one transaction:
+// GROUT_REPLAY_MESSAGES; 0 for the usual number.
+func replayMessages() int {
+	n, _ := strconv.Atoi(os.Getenv("GROUT_REPLAY_MESSAGES"))
+	return n
 }

@@ -39,12 +39,15 @@ type keeper struct {
 	bytes     int64 // limit of the command stream
 	logger    *slog.Logger
 
+	asked chan snapshotRequest
+
 	taken, failed  atomic.Int64
 	sequence, trim atomic.Uint64
 
-	last  store.Snapshot
-	since time.Time // when the last one was taken, or when the keeper started
-	mark  int64     // bytes applied by then
+	last    store.Snapshot
+	since   time.Time // when the last one was taken, or when the keeper started
+	mark    int64     // bytes applied by then
+	askedAt time.Time // when the last one was taken for somebody
 }
 
 // snapshotDir is where the snapshots of a partition are.
@@ -54,6 +57,7 @@ func snapshotDir(dataDir string, number int) string {
 
 // Run works until ctx ends. A snapshot that fails is tried again; it stops nothing.
 func (k *keeper) Run(ctx context.Context) error {
+	defer k.refuse()
 	list, err := store.Snapshots(k.dir)
 	if err != nil {
 		k.logger.Warn("snapshots cannot all be read", "error", err)
@@ -71,6 +75,9 @@ func (k *keeper) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
+		case r := <-k.asked:
+			r.answer(k.requested(ctx))
+			continue
 		case <-ctx.Done():
 			return nil
 		}
@@ -100,9 +107,15 @@ func (k *keeper) step(ctx context.Context) error {
 	return k.trimStream(ctx)
 }
 
+// due reports whether a snapshot is due. The first one of a new epoch is at once: no
+// older one can be replayed into it.
 func (k *keeper) due() bool {
-	if k.store.Checkpoint().Seq == k.last.Position.Seq {
+	epoch := k.store.Epoch()
+	if k.store.Checkpoint().Seq == k.last.Position.Seq && epoch == k.last.Epoch {
 		return false
+	}
+	if epoch > max(k.last.Epoch, 1) {
+		return true
 	}
 	return time.Since(k.since) >= k.every || k.loop.AppliedBytes()-k.mark >= k.bytes/snapshotShare
 }
@@ -125,6 +138,9 @@ func (k *keeper) trimStream(ctx context.Context) error {
 		k.logger.Warn("snapshots cannot all be read", "error", err)
 	}
 	for i := range keptSnapshots {
+		if list[i].Epoch != k.store.Epoch() {
+			return nil // it says nothing about this stream
+		}
 		if err := list[i].Check(ctx); err != nil {
 			return err
 		}
@@ -159,10 +175,10 @@ func pace() func(context.Context) error {
 }
 
 // restoreMissing puts the newest sound snapshot in the place of a store that is
-// not there; the command stream holds what came after it.
+// not there, or empty; the command stream holds what came after it.
 func restoreMissing(ctx context.Context, dataDir string, number int, logger *slog.Logger) error {
 	path := storePath(dataDir, number)
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+	if info, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) && (err != nil || info.Size() > 0) {
 		return err
 	}
 	list, err := store.Snapshots(snapshotDir(dataDir, number))
@@ -170,6 +186,9 @@ func restoreMissing(ctx context.Context, dataDir string, number int, logger *slo
 		logger.Warn("snapshots cannot all be read", "error", err)
 	}
 	for _, snap := range list {
+		if snap.Epoch != list[0].Epoch {
+			return fmt.Errorf("the store %s is missing, and no snapshot of epoch %d is sound; those of older epochs cannot be replayed into it", path, list[0].Epoch)
+		}
 		if err := store.RestoreSnapshot(ctx, snap, path); err != nil {
 			logger.Error("a snapshot cannot be used; trying the one before it", "error", err)
 			continue

@@ -23,13 +23,10 @@ func lockDataDir(dir string) (io.Closer, error) {
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
-		owner, _ := io.ReadAll(io.LimitReader(f, 64))
+		owner, _ := io.ReadAll(io.LimitReader(f, 512))
 		_ = f.Close()
-		who := "another process"
-		if pid := strings.TrimSpace(string(owner)); pid != "" {
-			who = "process " + pid
-		}
-		return nil, fmt.Errorf("data directory %s is in use by %s: stop it, or choose another directory with MOZAIKS_DATA_DIR", dir, who)
+		pid, natsURL, _ := strings.Cut(strings.TrimSpace(string(owner)), "\n")
+		return nil, &inUseError{dir: dir, pid: pid, natsURL: natsURL}
 	}
 	if err == nil {
 		err = f.Truncate(0)

@@ -14,7 +14,10 @@ var (
 	descs       = struct {
 		applied, transactions, events, commit, backlog, queue, queueBytes, adjustments *prometheus.Desc
 		outbox, facts, batches, relayErrors, ids, idBytes, file, sequence              *prometheus.Desc
-		snapshots, snapshotFailures, snapshotSequence, trimmed, heals                  *prometheus.Desc
+		snapshots, snapshotFailures, snapshotSequence, trimmed, heals, alarms          *prometheus.Desc
+		quarantined, chats                                                             *prometheus.Desc
+		clockSteps, lastTick, expiryWaits, expiredUntil                                *prometheus.Desc
+		checks, damage                                                                 *prometheus.Desc
 	}{
 		applied:          prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
 		transactions:     prometheus.NewDesc("grout_store_transactions_total", "Transactions committed since the start.", byPartition, nil),
@@ -30,12 +33,21 @@ var (
 		relayErrors:      prometheus.NewDesc("grout_relay_errors_total", "Failed tries to publish since the start.", []string{"partition", "destination"}, nil),
 		ids:              prometheus.NewDesc("grout_ids", "Identities that are remembered.", byPartition, nil),
 		idBytes:          prometheus.NewDesc("grout_id_table_bytes", "Memory of the table of identities.", byPartition, nil),
+		chats:            prometheus.NewDesc("grout_chats", "Chats that are known.", byPartition, nil),
 		file:             prometheus.NewDesc("grout_store_file_bytes", "Size of the store's file.", byPartition, nil),
+		checks:           prometheus.NewDesc("grout_stream_checks_total", "Times that every message of a stream was read from the disk and judged.", []string{"stream"}, nil),
+		damage:           prometheus.NewDesc("grout_stream_damage", "Places of a stream that the last look found damaged.", []string{"stream"}, nil),
+		quarantined:      prometheus.NewDesc("grout_partition_quarantined", "1 when the store of the partition is damaged and in quarantine.", byPartition, nil),
 		heals:            prometheus.NewDesc("grout_heals_total", "Times that store and bus were opened anew after a fault.", nil, nil),
+		alarms:           prometheus.NewDesc("grout_guard_alarms_total", "Losses that grout went on without since the start, by name.", []string{"name", "partition"}, nil),
 		snapshots:        prometheus.NewDesc("grout_snapshots_total", "Snapshots taken since the start.", byPartition, nil),
 		snapshotFailures: prometheus.NewDesc("grout_snapshot_failures_total", "Snapshots or trimmings that failed since the start.", byPartition, nil),
 		snapshotSequence: prometheus.NewDesc("grout_snapshot_stream_sequence", "Stream sequence of the newest snapshot.", byPartition, nil),
 		trimmed:          prometheus.NewDesc("grout_trimmed_stream_sequence", "Stream sequence below which this process has trimmed the command stream.", byPartition, nil),
+		clockSteps:       prometheus.NewDesc("grout_clock_steps_total", "Steps of the clock between two ticks since the store was made; nothing expires until 24 hourly ticks have followed.", byPartition, nil),
+		lastTick:         prometheus.NewDesc("grout_clock_last_tick_timestamp_seconds", "Time of the newest hourly tick in the log; 0 before the first.", byPartition, nil),
+		expiryWaits:      prometheus.NewDesc("grout_expiry_wait_ticks", "Hourly ticks until segments expire again after a step of the clock.", byPartition, nil),
+		expiredUntil:     prometheus.NewDesc("grout_expired_until_timestamp_seconds", "What arrived until then has expired; 0 before anything has.", byPartition, nil),
 		sequence:         prometheus.NewDesc("grout_applied_stream_sequence", "Stream sequence of the last applied group.", byPartition, nil),
 	}
 )
@@ -48,9 +60,23 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descs.heals, prometheus.CounterValue, float64(c.heals.Load()))
+	c.checks.each(func(stream string, looks int64, found int) {
+		ch <- prometheus.MustNewConstMetric(descs.checks, prometheus.CounterValue, float64(looks), stream)
+		ch <- prometheus.MustNewConstMetric(descs.damage, prometheus.GaugeValue, float64(found), stream)
+	})
+	c.alarms.each(func(name string, partition int, n int64) {
+		ch <- prometheus.MustNewConstMetric(descs.alarms, prometheus.CounterValue, float64(n), name, strconv.Itoa(partition))
+	})
 	n := c.current.Load()
 	if n == nil {
 		return
+	}
+	for number := range n.cfg.Partitions {
+		in := 0.
+		if n.quarantined[number] != nil {
+			in = 1
+		}
+		ch <- prometheus.MustNewConstMetric(descs.quarantined, prometheus.GaugeValue, in, strconv.Itoa(number))
 	}
 	for _, p := range n.partitions {
 		label := strconv.Itoa(p.number)
@@ -74,7 +100,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descs.queueBytes, float64(bytes))
 		gauge(descs.ids, float64(st.IDs))
 		gauge(descs.idBytes, float64(st.IDBytes))
+		gauge(descs.chats, float64(st.Chats))
 		gauge(descs.file, float64(st.FileBytes))
+		clock := p.store.Clock()
+		counter(descs.clockSteps, float64(clock.Steps))
+		gauge(descs.lastTick, float64(clock.LastTick)/1e9)
+		gauge(descs.expiryWaits, float64(clock.Wait))
+		gauge(descs.expiredUntil, float64(clock.ExpiredUntil)/1e9)
 		gauge(descs.sequence, float64(p.store.Checkpoint().Seq))
 		counter(descs.snapshots, float64(p.keeper.taken.Load()))
 		counter(descs.snapshotFailures, float64(p.keeper.failed.Load()))

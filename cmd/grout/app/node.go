@@ -1,11 +1,14 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,7 +29,16 @@ type node struct {
 	conn       *nats.Conn
 	bus        *bus.Bus
 	replies    *bus.Replies
-	partitions []*partition
+	admin      *bus.Admin
+	partitions []*partition // that work, by number
+
+	quarantined map[int]error // why the others do not
+
+	clock   *wallClock
+	settled atomic.Bool // every partition's log says which rules it follows
+	guarded atomic.Bool // the streams are those of the stores
+	alarms  *alarms
+	checks  *streamChecks
 }
 
 // partition owns the state of the apps that fall to it: a store, the loop that
@@ -40,13 +52,17 @@ type partition struct {
 	publisher *bus.Publisher
 	relays    map[string]*bus.Relay // by destination
 	keeper    *keeper
+	ticker    *ticker
+	restored  bool  // its store was missing at this start
+	remade    int64 // rows of facts that were put back to be published again
 }
 
-func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err error) {
-	n := &node{cfg: cfg, logger: logger, name: nuid.Next()}
+func newNode(ctx context.Context, cfg Config, clock *wallClock, logger *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, logger: logger, name: nuid.Next(), clock: clock}
+	n.settled.Store(true)
 	defer func() {
 		if err != nil {
-			n.close()
+			_ = n.close() // err says why
 		}
 	}()
 	fault := faultHook()
@@ -69,10 +85,19 @@ func newNode(ctx context.Context, cfg Config, logger *slog.Logger) (_ *node, err
 	}
 	for number := range cfg.Partitions {
 		p, err := n.newPartition(ctx, number, fault)
+		if n.quarantine(number, err) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		n.partitions = append(n.partitions, p)
+	}
+	if n.admin, err = n.bus.ServeAdmin(n.snapshotNow); err != nil {
+		return nil, err
+	}
+	if err := noteAddress(cfg.DataDir, n.server.ClientURL()); err != nil {
+		logger.Warn("tools beside this process will not find it", "error", err)
 	}
 	return n, nil
 }
@@ -102,6 +127,7 @@ func storePath(dataDir string, number int) string {
 
 func (n *node) newPartition(ctx context.Context, number int, fault func(string)) (*partition, error) {
 	logger := n.logger.With("partition", number)
+	_, missing := os.Stat(storePath(n.cfg.DataDir, number))
 	if err := restoreMissing(ctx, n.cfg.DataDir, number, logger); err != nil {
 		return nil, err
 	}
@@ -111,26 +137,49 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 	if err != nil {
 		return nil, err
 	}
-	p := &partition{number: number, store: s, source: n.bus.NewSource(number), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
+	if newest, err := checkRules(s); err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s: %w", storePath(n.cfg.DataDir, number), err), s.Close())
+	} else if !newest {
+		n.settled.Store(false)
+	}
+	afterMigration(ctx, s, snapshotDir(n.cfg.DataDir, number), logger)
+	p := &partition{number: number, restored: missing != nil, store: s, source: n.bus.NewSource(number).Of(s), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
 	p.loop = handlers.NewLoop(handlers.LoopOptions{
 		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
 		Reply: n.bus.Reply, Logger: logger, Fault: fault,
 	})
 	p.relays = map[string]*bus.Relay{}
 	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
-		p.relays[dest] = n.bus.NewRelay(dest, number, s, bus.RelayOptions{Epoch: s.Epoch(), Logger: logger})
+		p.relays[dest] = n.bus.NewRelay(dest, number, s, bus.RelayOptions{Epoch: s.Epoch(), Origin: s.Origin, Logger: logger})
 	}
 	p.keeper = &keeper{
 		store: s, loop: p.loop, bus: n.bus, partition: number, dir: snapshotDir(n.cfg.DataDir, number),
 		every: n.cfg.SnapshotEvery, age: n.cfg.CommandAge, bytes: n.cfg.CommandBytes, logger: logger,
+		asked: make(chan snapshotRequest, 1),
+	}
+	p.ticker = &ticker{
+		store: s, loop: p.loop, publisher: p.publisher, clock: n.clock, logger: logger,
+		every: cmp.Or(n.cfg.ticks, time.Duration(schemas.TickInterval)), look: cmp.Or(n.cfg.tickLook, tickLook),
 	}
 	return p, nil
 }
 
 // run works until ctx ends or a part fails, and stops in the direction of the flow.
-func (n *node) run(ctx context.Context, ready func()) error {
+// Before it waits for the parts, which a disk that hangs holds up, it calls failing.
+func (n *node) run(ctx context.Context, ready, failing func()) error {
+	if err := n.passGuard(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	n.guarded.Store(true)
+	for _, f := range n.server.Found() {
+		n.alarms.raise(n.logger, schemas.Alarm{Name: f.Name, Partition: -1, Detail: f.Detail})
+	}
 	failed := make(chan error, 1)
-	relays, loops, keepers, publishers := startStage(failed), startStage(failed), startStage(failed), startStage(failed)
+	relays, loops, keepers, publishers, watches := startStage(failed), startStage(failed), startStage(failed), startStage(failed), startStage(failed)
+	tickers := startStage(failed)
 	for _, p := range n.partitions {
 		for _, r := range p.relays {
 			relays.run(r.Run)
@@ -138,9 +187,18 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		loops.run(p.loop.Run)
 		keepers.run(p.keeper.Run)
 		publishers.run(p.publisher.Run)
+		watches.run(p.watch)
 	}
+	watches.run(n.scrub)
 	err := n.awaitReady(ctx, failed)
 	if err == nil {
+		n.keepEpochs(ctx)
+		err = n.settleRules(ctx)
+	}
+	if err == nil {
+		for _, p := range n.partitions {
+			tickers.run(p.ticker.Run)
+		}
 		ready()
 		select {
 		case <-ctx.Done():
@@ -150,10 +208,13 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		}
 	}
 	if err != nil { // nothing that is still queued will be stored
+		failing()
 		for _, p := range n.partitions {
 			p.publisher.Abort()
 		}
 	}
+	watches.stop()
+	tickers.stop()
 	publishers.stop()
 	keepers.stop()
 	loops.stop()
@@ -169,12 +230,31 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	return err
 }
 
-func (n *node) close() {
+// watch ends the node when a read has met damage: the next one looks at the whole
+// file, and puts the partition into quarantine.
+func (p *partition) watch(ctx context.Context) error {
+	select {
+	case err := <-p.store.Damaged():
+		return err
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// close closes everything. An error says that a file stays open until the process
+// ends.
+func (n *node) close() (stuck error) {
 	for _, p := range n.partitions {
 		p.source.Close()
 		if err := p.store.Close(); err != nil {
 			n.logger.Error("close store", "error", err)
+			if errors.Is(err, store.ErrStuck) {
+				stuck = err
+			}
 		}
+	}
+	if n.admin != nil {
+		n.admin.Close()
 	}
 	if n.replies != nil {
 		n.replies.Close()
@@ -185,6 +265,7 @@ func (n *node) close() {
 	if n.server != nil {
 		n.server.Shutdown()
 	}
+	return stuck
 }
 
 // awaitReady waits until every partition applies its stream.

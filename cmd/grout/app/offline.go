@@ -22,18 +22,28 @@ type offline struct {
 }
 
 func openOffline(ctx context.Context, cfg Config, tool string, logger *slog.Logger) (_ *offline, err error) {
-	o := &offline{}
+	lock, err := lockDataDir(cfg.DataDir)
+	if err != nil {
+		return nil, err
+	}
+	return openLocked(ctx, cfg, tool, logger, lock)
+}
+
+// openLocked is openOffline for a tool that holds the lock, which it gives away; nil
+// keeps it.
+func openLocked(ctx context.Context, cfg Config, tool string, logger *slog.Logger, lock io.Closer) (_ *offline, err error) {
+	o := &offline{lock: lock}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close())
 		}
 	}()
-	if o.lock, err = lockDataDir(cfg.DataDir); err != nil {
-		return nil, err
-	}
 	o.server, err = bus.StartServer(bus.ServerOptions{Dir: filepath.Join(cfg.DataDir, "nats"), MaxStore: maxStore(cfg), Logger: logger})
 	if err != nil {
 		return nil, err
+	}
+	for _, f := range o.server.Found() {
+		logger.Error(f.Name + ": " + f.Detail)
 	}
 	if o.conn, err = o.server.Connect("grout-" + tool); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"grout/bus"
+	"grout/handlers"
 	"grout/handlers/httpapi"
 	"grout/schemas"
 	"grout/store"
@@ -29,7 +30,7 @@ func (p *partition) behind() string {
 	switch {
 	case messages > maxBacklogMessages:
 		return fmt.Sprintf("partition %d has %d groups of commands to apply", p.number, messages)
-	case rows > maxOutboxRows:
+	case rows > maxOutboxRows+p.remade:
 		return fmt.Sprintf("partition %d has %d rows of facts to publish", p.number, rows)
 	}
 	return ""
@@ -38,14 +39,35 @@ func (p *partition) behind() string {
 // commands takes commands for httpapi.
 type commands supervisor
 
+func (c *commands) Admits(number int, oldest int64) error {
+	n := c.current.Load()
+	if n == nil {
+		return errNotWorking
+	}
+	p, err := n.partition(number)
+	if err != nil {
+		return err
+	}
+	if why := handlers.JudgeOldest(p.store.Clock().Clock, oldest, c.clock.now().UnixNano()); why != nil {
+		return why
+	}
+	return nil
+}
+
 func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, error) {
 	n := c.current.Load()
 	if n == nil {
 		return nil, errNotWorking
 	}
-	p := n.partitions[number]
-	if why := c.clock.jumped(p.store.Now()); why != "" {
+	p, err := n.partition(number)
+	if err != nil {
+		return nil, err
+	}
+	if why := c.clock.refuses(f.Accepted, p.store.Now()); why != "" {
 		return nil, schemas.Errorf(schemas.CodeClockJump, "%s", why)
+	}
+	if !n.guarded.Load() || !n.settled.Load() {
+		return nil, errNotWorking
 	}
 	if why := p.behind(); why != "" {
 		return nil, fmt.Errorf("%w: %s", httpapi.ErrBusy, why)
@@ -93,7 +115,10 @@ func (r *reads) partitionOf(app string) (*partition, error) {
 	if n == nil {
 		return nil, errNotWorking
 	}
-	p := n.partitions[schemas.PartitionOf(app, len(n.partitions))]
+	p, err := n.partition(schemas.PartitionOf(app, n.cfg.Partitions))
+	if err != nil {
+		return nil, err
+	}
 	if !p.loop.CaughtUp() {
 		return nil, schemas.Errorf(schemas.CodeUnavailable, "The store is catching up with its log; try again")
 	}
@@ -116,6 +141,14 @@ func (r *reads) Events(ctx context.Context, q schemas.EventQuery) (schemas.Event
 	return p.store.Events(ctx, q)
 }
 
+func (r *reads) Chat(ctx context.Context, app, chatID string) (*schemas.ChatUsage, error) {
+	p, err := r.partitionOf(app)
+	if err != nil {
+		return nil, err
+	}
+	return p.store.Chat(ctx, app, chatID)
+}
+
 func (r *reads) BatchByID(ctx context.Context, app, batchID string) (schemas.BatchStatus, bool, error) {
 	p, err := r.partitionOf(app)
 	if err != nil {
@@ -134,10 +167,14 @@ func (r *reads) BatchByRef(ctx context.Context, refs []schemas.CommandRef) (sche
 		if err := ctx.Err(); err != nil {
 			return sum, false, err
 		}
-		if ref.Partition < 0 || ref.Partition >= len(n.partitions) {
+		if ref.Partition < 0 || ref.Partition >= n.cfg.Partitions {
 			return sum, false, nil
 		}
-		st, found, err := n.partitions[ref.Partition].store.BatchAt(ref.Seq, ref.Index)
+		p, err := n.partition(ref.Partition)
+		if err != nil {
+			return sum, false, err
+		}
+		st, found, err := p.store.BatchAt(ref.Seq, ref.Index)
 		if err != nil || !found {
 			return sum, false, err
 		}
@@ -167,8 +204,19 @@ func (h *health) Ready() (bool, string) {
 			return false, why
 		}
 	}
+	if !n.guarded.Load() {
+		return false, "the streams are being compared with the stores"
+	}
+	if !n.settled.Load() {
+		return false, "the version of the rules is being brought into the log"
+	}
+	if why := n.damage(); why != "" {
+		return false, why
+	}
 	return n.ready()
 }
+
+func (h *health) Alarms() []schemas.Alarm { return h.alarms.all() }
 
 func (n *node) ready() (bool, string) {
 	if !n.conn.IsConnected() {

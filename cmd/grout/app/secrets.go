@@ -38,6 +38,8 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 // InternalKeyFile is the name under which a generated internal key is kept.
 const InternalKeyFile = "internal_api_key"
 
+const adminPasswordFile = "nats_admin_password"
+
 // secretSetting is one row of the table of secrets. Only the environment gives
 // them: a secret in an argument or a settings file would be seen by others.
 type secretSetting struct {
@@ -50,7 +52,7 @@ var secrets = []secretSetting{
 	{"INTERNAL_API_KEY", InternalKeyFile, func(c *Config) *Secret { return &c.InternalKeys }},
 	{"MOZAIKS_ALLOWED_SERVICE_KEYS", "service_key", func(c *Config) *Secret { return &c.ServiceKeys }},
 	{"MOZAIKS_NATS_CONSUMER_PASSWORD", "nats_consumer_password", func(c *Config) *Secret { return &c.ConsumerPasswords }},
-	{"MOZAIKS_NATS_ADMIN_PASSWORD", "nats_admin_password", func(c *Config) *Secret { return &c.AdminPasswords }},
+	{"MOZAIKS_NATS_ADMIN_PASSWORD", adminPasswordFile, func(c *Config) *Secret { return &c.AdminPasswords }},
 }
 
 func (s *secretSetting) key() string {
@@ -125,11 +127,19 @@ func ReadSecret(path string) (string, error) {
 		return "", fmt.Errorf("read secret: %w", err)
 	}
 	text = bytes.TrimSpace(text)
-	if len(text) == 0 {
-		return "", fmt.Errorf("secret %s is empty; delete the file to have a new one made", path)
+	if len(text) < leastSecret || bytes.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("%s: secret %s is not what was written: it must have at least %d printable characters; put it back, or delete the file to have a new one made",
+			SecretDamaged, path, leastSecret)
 	}
 	return string(text), nil
 }
+
+// SecretDamaged names a file of a secret that cannot be one; one that was cut short
+// would be a door that is easy to open.
+const (
+	SecretDamaged = "SECRET_DAMAGED"
+	leastSecret   = 16
+)
 
 func keepSecret(path string) (text string, generated bool, err error) {
 	text, err = ReadSecret(path)

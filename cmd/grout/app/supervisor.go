@@ -15,6 +15,7 @@ import (
 
 	"grout/bus"
 	"grout/handlers/httpapi"
+	"grout/store"
 )
 
 // How long the supervisor waits before it tries a new node.
@@ -27,7 +28,9 @@ const (
 // server, whose write errors stay until it is started again, it closes everything
 // and builds a new node from the files, while the API answers 503 (architecture
 // §2.3). A stream that is not the one the store has applied ends the process: no
-// new start would mend it.
+// new start would mend it. One that cannot be read may: it could be read before, so
+// the disk may have failed while the server was opening it. And what a working node
+// has lost, a new one looks at again, and goes on without it when it can.
 type supervisor struct {
 	cfg      Config
 	logger   *slog.Logger
@@ -36,10 +39,12 @@ type supervisor struct {
 	clock    *wallClock
 	current  atomic.Pointer[node]
 	heals    atomic.Int64
+	alarms   alarms
+	checks   streamChecks
 }
 
 func newSupervisor(cfg Config, logger *slog.Logger, announce func(*node)) *supervisor {
-	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry(), clock: newWallClock(cfg.clock(), uptime)}
+	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry(), clock: newWallClock(cfg.clock(), cfg.uptimeClock())}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s))
 	return s
 }
@@ -50,7 +55,9 @@ func (s *supervisor) Run(ctx context.Context) error {
 	wasReady := false
 	wait := healAfterAtLeast
 	for {
+		works := false
 		err := s.serve(ctx, func(n *node) {
+			works = true
 			wait = healAfterAtLeast
 			if wasReady {
 				s.logger.Info("working again")
@@ -63,7 +70,7 @@ func (s *supervisor) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return err
-		case !wasReady, errors.As(err, &guard):
+		case !wasReady, errors.Is(err, store.ErrStuck), errors.As(err, &guard) && (!works || !rebuildable(guard)) && guard.Name != bus.StreamUnreadable:
 			return err
 		}
 		s.heals.Add(1)
@@ -79,18 +86,19 @@ func (s *supervisor) Run(ctx context.Context) error {
 	}
 }
 
-func (s *supervisor) serve(ctx context.Context, ready func(*node)) error {
-	n, err := newNode(ctx, s.cfg, s.logger)
+func (s *supervisor) serve(ctx context.Context, ready func(*node)) (err error) {
+	n, err := newNode(ctx, s.cfg, s.clock, s.logger)
 	if err != nil {
 		return err
 	}
-	defer n.close()
+	defer func() { err = errors.Join(err, n.close()) }()
 	if u, err := url.Parse(n.server.ClientURL()); err == nil && u.Host != "" {
 		s.cfg.NATSListen = u.Host // a port that was chosen stays the same for those who use it
 	}
+	n.alarms, n.checks = &s.alarms, &s.checks
 	s.current.Store(n)
 	defer s.current.Store(nil)
-	return n.run(ctx, func() { ready(n) })
+	return n.run(ctx, func() { ready(n) }, func() { s.current.Store(nil) })
 }
 
 func (s *supervisor) apiOptions(listener net.Listener) httpapi.Options {
