@@ -10,7 +10,7 @@ SHARED   ?=
 # Targets and their explanations: `target: ## what it does`.
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## start grout in development mode, data in ./data
@@ -50,6 +50,10 @@ check: lint ## all that CI runs: lint, tests with the race detector, a few kills
 faults: ## kill a running grout KILLS times (200) and count what it answered for
 	@go test -list 'TestKill|TestCrashPoints|TestLostStores' ./integration/ | grep -q '^Test' || { echo "no fault tests found"; exit 1; }
 	GROUT_FAULT_KILLS=$(KILLS) go test -count=1 -timeout 60m -run 'TestKill|TestCrashPoints|TestLostStores' -v ./integration/
+
+.PHONY: disks
+disks: ## let the disk under a running grout fail, fill, hang and be read-only, ROUNDS times (100)
+	GROUT_FAULT_KILLS=$(or $(ROUNDS),100) go test -count=1 -timeout 60m -run 'TestDiskErrors|TestSmallDisk|TestReadOnlyDisk|TestStreamThat|TestFullDisk' -v ./integration/
 
 .PHONY: damage
 damage: ## harm one file after the other and compare every answer (KINDS=store,facts ROUNDS=100 SEED=1; goes on where it was, FRESH=1 does not)
