@@ -60,6 +60,8 @@ type Bus struct {
 	js  jetstream.JetStream
 	cfg Config
 
+	acked ackedNote
+
 	attached bool // to a server that is another process's
 }
 
@@ -77,7 +79,7 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Bus, error) {
 			return nil, err
 		}
 	}
-	return b, nil
+	return b, b.lookAcked(ctx, js)
 }
 
 // streamOf names the destination stream of a relay.

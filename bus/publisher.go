@@ -324,6 +324,7 @@ func (p *Publisher) publish(group []*Pending) error {
 		return err
 	}
 	p.acked.Add(1)
+	p.b.noteAcked(ack.Sequence)
 	p.b.cfg.Fault("publish.acked")
 	for _, c := range group {
 		c.seq.Store(ack.Sequence)

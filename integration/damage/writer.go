@@ -23,7 +23,7 @@ type writer struct {
 	o          options
 	partitions int
 	rng        *rand.Rand
-	sent       int
+	sent, made int
 	events     []string // app and id
 	batches    []post
 	chats      map[string]string // chat → app
@@ -117,7 +117,8 @@ func (w *writer) send(ctx context.Context, c *client, events int) error {
 
 func (w *writer) batch(n int) post {
 	first := fmt.Sprint("app-", w.rng.IntN(apps))
-	id := fmt.Sprintf("batch-%d", len(w.batches))
+	id := fmt.Sprintf("batch-%d", w.made)
+	w.made++
 	var events []map[string]any
 	for range n {
 		app := first

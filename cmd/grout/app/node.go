@@ -174,7 +174,7 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		return err
 	}
 	n.guarded.Store(true)
-	for _, f := range n.server.Found() {
+	for _, f := range append(n.server.Found(), n.bus.Found()...) {
 		n.alarms.raise(n.logger, schemas.Alarm{Name: f.Name, Partition: -1, Detail: f.Detail})
 	}
 	failed := make(chan error, 1)
