@@ -64,28 +64,46 @@ func (d *dictionary) release() {
 
 // AppendUsageBlock adds the stored form of n events.
 func AppendUsageBlock(dst []byte, n int, at func(int) *UsageEvent) []byte {
+	dst, _ = AppendUsageBlockWithin(dst, n, math.MaxInt, 0, at)
+	return dst
+}
+
+// AppendUsageBlockWithin adds the stored form of as many of n events as take at most
+// room bytes, each with beside more, and at least of one; it tells of how many.
+func AppendUsageBlockWithin(dst []byte, n, room, beside int, at func(int) *UsageEvent) ([]byte, int) {
+	const head = 2 + 3*binary.MaxVarintLen64 // form, numbers of texts and events, base
 	d := dictionaries.Get().(*dictionary)
 	defer d.release()
-	rows := make([]byte, 0, 48*n+64)
+	rows := make([]byte, 0, min(48*n+64, room))
 	var base int64
 	if n > 0 {
 		base = at(0).Timestamp
 	}
-	next := int64(0)
-	for i := range n {
-		e := at(i)
+	next, taken, size, known := int64(0), 0, head, 0
+	for ; taken < n; taken++ {
+		e := at(taken)
+		before := len(rows)
 		rows = appendUsageRow(rows, d, e, base, next)
-		next = int64(e.Index) + 1
+		for _, s := range d.texts[known:] {
+			size += len(s) + 2 // no text is longer than 16,383 bytes
+		}
+		size += len(rows) - before + beside
+		if size > room && taken > 0 {
+			rows = rows[:before]
+			break
+		}
+		next, known = int64(e.Index)+1, len(d.texts)
 	}
-	dst = slices.Grow(dst, len(rows)+32*len(d.texts)+32)
+	texts := d.texts[:known]
+	dst = slices.Grow(dst, len(rows)+32*len(texts)+32)
 	dst = append(dst, usageBlockForm)
-	dst = binary.AppendUvarint(dst, uint64(len(d.texts)))
-	for _, s := range d.texts {
+	dst = binary.AppendUvarint(dst, uint64(len(texts)))
+	for _, s := range texts {
 		dst = appendText(dst, s)
 	}
 	dst = binary.AppendVarint(dst, base)
-	dst = binary.AppendUvarint(dst, uint64(n))
-	return append(dst, rows...)
+	dst = binary.AppendUvarint(dst, uint64(taken))
+	return append(dst, rows...), taken
 }
 
 func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base, next int64) []byte {

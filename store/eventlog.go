@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -26,8 +27,7 @@ type recorded struct {
 // putEvents writes the events of a message.
 func (tx *Tx) putEvents(seq uint64, list []recorded) error {
 	for chunk := 0; len(list) > 0; chunk++ {
-		n := chunkLength(list)
-		v := appendChunk(nil, list[:n])
+		v, n := appendChunk(nil, list)
 		if err := tx.add(bucketEvents, keyChunk(seq, chunk), v); err != nil {
 			return err
 		}
@@ -36,79 +36,31 @@ func (tx *Tx) putEvents(seq uint64, list []recorded) error {
 	return nil
 }
 
-// chunkLength takes as many events as surely fit: every number counts with its
-// greatest length, and a text wherever it differs from the one before it.
-func chunkLength(list []recorded) int {
+// appendChunk adds a chunk of as many events as fit, and tells of how many.
+func appendChunk(b []byte, list []recorded) ([]byte, int) {
 	const (
-		head   = 32 // of the chunk and of its block
-		row    = 48 // flags, index, length of the id, time, three texts, two counts and a run
-		count  = 5  // of at most a billion
-		amount = 9  // cost, duration
-		ref    = 3
-		sums   = 1 + 7*binary.MaxVarintLen64
+		head = 1 + 2*binary.MaxVarintLen64
+		run  = 5 // of at most a thousand commands and twenty thousand events
 	)
-	size := head
-	var last schemas.UsageEvent
-	for i := range list {
-		e := list[i].event
-		size += row + len(e.EventID) + len(e.Metadata)
-		for _, n := range [...]int64{e.TotalTokens - e.InputTokens - e.OutputTokens, e.CachedTokens, e.ReasoningTokens} {
-			if n != 0 {
-				size += count
-			}
-		}
-		if e.Summary {
-			size += 5 * (amount - count)
-		}
-		if e.Counted != nil {
-			size += sums
-		}
-		if e.Cost != 0 || e.DurationSec != 0 || len(e.Metadata) > 0 {
-			size += 2*amount + ref
-		}
-		for i, s := range [...][2]string{
-			{e.AppID, last.AppID},
-			{e.UserID, last.UserID},
-			{e.Model, last.Model},
-			{e.TenantID, last.TenantID},
-			{e.WorkflowID, last.WorkflowID},
-			{e.ChatID, last.ChatID},
-			{e.RunID, last.RunID},
-			{e.AgentName, last.AgentName},
-			{e.InvocationID, last.InvocationID},
-		} {
-			if s[0] != s[1] {
-				size += len(s[0]) + 2
-			}
-			if i >= 3 && s[0] != "" {
-				size += ref
-			}
-		}
-		if size > maxChunkBytes && i > 0 {
-			return i
-		}
-		last = *e
-	}
-	return len(list)
-}
-
-func appendChunk(b []byte, list []recorded) []byte {
+	block, n := schemas.AppendUsageBlockWithin(nil, len(list), maxChunkBytes-head, run, func(i int) *schemas.UsageEvent { return list[i].event })
+	list = list[:n]
 	b = append(b, 1)
-	b = binary.AppendUvarint(b, uint64(len(list)))
-	var runs []byte
-	n, last := 0, int64(0)
-	for i := 0; i < len(list); n++ {
+	b = binary.AppendUvarint(b, uint64(n))
+	runs := make([]byte, 0, 64)
+	count, last := 0, int64(0)
+	for i := 0; i < n; count++ {
 		j := i
-		for j < len(list) && list[j].command == list[i].command {
+		for j < n && list[j].command == list[i].command {
 			j++
 		}
 		runs = binary.AppendVarint(runs, int64(list[i].command)-last)
 		runs = binary.AppendUvarint(runs, uint64(j-i))
 		last, i = int64(list[i].command), j
 	}
-	b = binary.AppendUvarint(b, uint64(n))
+	b = slices.Grow(b, len(runs)+len(block)+head+sealSize)
+	b = binary.AppendUvarint(b, uint64(count))
 	b = append(b, runs...)
-	return schemas.AppendUsageBlock(b, len(list), func(i int) *schemas.UsageEvent { return list[i].event })
+	return append(b, block...), n
 }
 
 // decodeChunk adds the events of a chunk and the commands they came with. Texts

@@ -209,7 +209,7 @@ func TestDamagedChunks(t *testing.T) {
 	for i := range events {
 		list = append(list, recorded{&events[i], uint32(i)})
 	}
-	whole := appendChunk(nil, list)
+	whole, _ := appendChunk(nil, list)
 	if _, _, err := decodeChunk(whole, nil, nil); err != nil {
 		t.Fatal(err)
 	}
