@@ -22,6 +22,9 @@ type Config struct {
 	Replicas   int // 1
 	// CommandBytes, FactBytes and DeadLetterBytes bound the streams: 8, 8 and 1 GiB.
 	CommandBytes, FactBytes, DeadLetterBytes int64
+	// KeepLimits leaves streams that are there with the limits that they have: for
+	// tools, which need not know what the server was told.
+	KeepLimits bool
 	// FactAge is 7 days, DeadLetterAge 30 days.
 	FactAge, DeadLetterAge time.Duration
 	// DuplicateWindow is the smallest that the server takes; nothing of grout's
@@ -138,7 +141,7 @@ func (b *Bus) keepStream(ctx context.Context, want jetstream.StreamConfig) error
 	}
 	want.Metadata = have.Metadata
 	want.MaxConsumers = have.MaxConsumers // the server never changes it
-	if sameLimits(&have, &want) {
+	if b.cfg.KeepLimits || sameLimits(&have, &want) {
 		return nil
 	}
 	if _, err := b.js.UpdateStream(ctx, want); err != nil {

@@ -27,7 +27,7 @@ const (
 	maxConnections = 1024
 	maxPending     = 64 << 20
 	maxJSMemory    = 64 << 20
-	defaultStore   = 1 << 40
+	defaultStore   = 1 << 60 // the limits of the streams are the bound
 	startTimeout   = 30 * time.Second
 	startPoll      = 20 * time.Millisecond // how soon a fatal error is noticed
 )
@@ -238,6 +238,9 @@ func exposeStreams(dir string) error {
 			if err := os.Remove(place); err != nil {
 				return fmt.Errorf("put stream %s back: %w", e.Name(), err)
 			}
+		} else if inside, err := os.ReadDir(place); err == nil && len(inside) > 0 {
+			return fmt.Errorf("stream %s is there twice, as a copy that follows links makes it of a server that was killed: keep one of %s and %s, the one that is newer, and move the other away",
+				e.Name(), place, filepath.Join(hiddenDir(dir), e.Name()))
 		}
 		if err := os.Rename(filepath.Join(hiddenDir(dir), e.Name()), place); err != nil {
 			return fmt.Errorf("put stream %s back: %w", e.Name(), err)

@@ -456,3 +456,50 @@ func TestEventsOfAJumpAreKept(t *testing.T) {
 		t.Errorf("sent again in its own time: %+v", o)
 	}
 }
+
+// An id may be used again once its event has expired. What corrected the old event,
+// and is kept for longer, says nothing about the new one.
+func TestReusedIDIsNotCorrected(t *testing.T) {
+	for name, correct := range map[string]func(at int64) schemas.CommandFrame{
+		"void": func(at int64) schemas.CommandFrame { return voidFrame("old", at, "a", "x", "") },
+		"amend": func(at int64) schemas.CommandFrame {
+			return amendFrame("old", at, "a", "x", "", schemas.UsageValues{Given: schemas.GivenInput, InputTokens: 100})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, openStore(t, filepath.Join(t.TempDir(), "s.db"), 0, 1, 10))
+			defer func() { _ = w.store.Close() }()
+			at := testNow
+			event := func(tokens int64) schemas.UsageEvent {
+				return schemas.UsageEvent{EventID: "x", Timestamp: at, AppID: "a", UserID: "u", Model: "m", InputTokens: tokens, TotalTokens: tokens}
+			}
+			w.tick(at)
+			w.ingest("first", at, event(1000))
+			at += testDay
+			w.tick(at)
+			at += 30 * testDay
+			w.apply(correct(at))
+			at += 6 * testDay
+			w.tick(at)
+			for range schemas.TicksAfterStep { // until the steps are forgotten
+				at += testHour
+				w.tick(at)
+			}
+			if o := w.expire(at, testNow+testDay); o.Code != "" {
+				t.Fatalf("%+v", o)
+			}
+			before := totalsOf(t, w.store, "a")
+			if o := w.ingest("second", at, event(7)); o.Accepted != 1 {
+				t.Fatalf("%+v", o)
+			}
+			page, err := w.store.Events(t.Context(), schemas.EventQuery{AppID: "a", From: schemas.FirstInstant, To: schemas.LastInstant, Limit: 10})
+			if err != nil || len(page.Events) != 1 || page.Events[0].Status != schemas.EventCounted {
+				t.Errorf("events %+v, %v", page.Events, err)
+			}
+			w.apply(amendFrame("new", at, "a", "x", "", schemas.UsageValues{Given: schemas.GivenInput, InputTokens: 10}))
+			if got := totalsOf(t, w.store, "a").Minus(before); got.InputTokens != 10 || got.Events != 1 {
+				t.Errorf("7 amended to 10 count for %+v", got)
+			}
+		})
+	}
+}

@@ -125,8 +125,8 @@ func (r *Recorded) Stated() schemas.UsageSums {
 // Event gives an event of an app, or nil when the app has none of this id.
 func (tx *Tx) Event(app, eventID string) (*Recorded, error) {
 	fp, scratch := schemas.FingerprintOf(schemas.IDEvent, app, eventID, nil)
-	ordinal, entry, err := tx.find(&fp)
-	if err != nil || ordinal == 0 {
+	own, entry, err := tx.find(&fp)
+	if err != nil || own == 0 {
 		return nil, faultOf("read id log", err)
 	}
 	rec := &Recorded{}
@@ -134,11 +134,11 @@ func (tx *Tx) Event(app, eventID string) (*Recorded, error) {
 		return nil, &Fault{"read event log", err}
 	}
 	fp, _ = schemas.FingerprintOf(schemas.IDAdjustment, app, eventID, scratch)
-	ordinal, entry, err = tx.find(&fp)
+	ordinal, entry, err := tx.find(&fp)
 	if err != nil {
 		return nil, &Fault{"read id log", err}
 	}
-	if ordinal != 0 {
+	if ordinal > own { // an older one corrected an expired event of the same id
 		rec.Last, err = readAdjustment(tx.bolt, placeOf(entry.ref))
 	}
 	return rec, faultOf("read adjustment", err)

@@ -70,7 +70,10 @@ func (s *Store) LogPosition(seq uint64) uint64 { return logPosition(s.Epoch(), s
 // BatchAt gives the outcome of the command at a log position and index. Applied is
 // false when the partition has not come that far.
 func (s *Store) BatchAt(seq uint64, index uint32) (st schemas.BatchStatus, found bool, err error) {
-	if s.LogPosition(s.Checkpoint().Seq) < seq {
+	s.mu.RLock()
+	applied := logPosition(s.applied.Epoch, s.applied.Seq)
+	s.mu.RUnlock()
+	if applied < seq {
 		return st, true, nil
 	}
 	err = s.db.View(func(bolt *bbolt.Tx) error {

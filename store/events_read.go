@@ -150,7 +150,7 @@ func (s *Store) judge(w *eventScan) error {
 			if err != nil {
 				return err
 			}
-			if ordinal == 0 {
+			if ordinal == 0 || entry.seq < w.places[i] { // the latter corrected an expired event of the same id
 				continue
 			}
 			a, err := readAdjustment(bolt, placeOf(entry.ref))

@@ -373,11 +373,13 @@ func (tx *Tx) settleRelays() error {
 	return nil
 }
 
-// deleteRows removes the rows all of whose facts stand at or before a position.
+// deleteRows removes the rows all of whose facts stand at or before a position. It
+// goes on behind what it has removed, as purgeBucket does.
 func (tx *Tx) deleteRows(id bucketID, after schemas.Position) (n int, err error) {
 	c := tx.bucket(id).cursor()
 	end := after.Append(nil)
-	for k, v := c.first(); k != nil && bytes.Compare(k, end) <= 0; k, v = c.first() {
+	var gone []byte
+	for k, v := c.first(); k != nil && bytes.Compare(k, end) <= 0; k, v = c.seek(gone) {
 		last, err := schemas.ParsePosition(k)
 		if err != nil {
 			return n, err
@@ -390,6 +392,7 @@ func (tx *Tx) deleteRows(id bucketID, after schemas.Position) (n int, err error)
 		if last.Compare(after) > 0 {
 			return n, nil
 		}
+		gone = append(gone[:0], k...)
 		if err := tx.remove(c, k); err != nil {
 			return n, err
 		}

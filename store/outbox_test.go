@@ -374,3 +374,34 @@ func TestUsageRowRoundTrip(t *testing.T) {
 		t.Error("the form of literal rows must never change")
 	}
 }
+
+// BenchmarkSettle deletes many published rows at once, as after a replay behind the
+// marker of a relay. What a row costs does not depend on how many they are.
+func BenchmarkSettle(b *testing.B) {
+	for _, rows := range []int{5_000, 40_000} {
+		b.Run(strconv.Itoa(rows), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				s := openAt(b, filepath.Join(b.TempDir(), "s.db"), Options{})
+				if err := s.Update(func(tx *Tx) error {
+					tx.Begin(Message{Seq: 1, StreamCreated: 1, Commands: make([]schemas.CommandFrame, 1)})
+					for range rows {
+						tx.Emit(0, schemas.UsageVoided.Name, "a", "event/e", func(data []byte) []byte { return append(data, "{}"...) })
+					}
+					return tx.End()
+				}); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				published(b, s)
+				b.StopTimer()
+				if left := s.Stats().FactRows; left != 0 {
+					b.Fatalf("%d rows are left", left)
+				}
+				closeStore(b, s)
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*rows), "ns/row")
+		})
+	}
+}

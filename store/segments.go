@@ -155,7 +155,11 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 		if err != nil {
 			return err
 		}
-		end := min(fold.Folded+1, oldestNeeded(bolt))
+		needed, err := oldestNeeded(bolt)
+		if err != nil {
+			return err
+		}
+		end := min(fold.Folded+1, needed)
 		c := bucketOf(bolt, bucketSegments).cursor()
 		for k, v := c.seek(keySeq(above.Position + 1)); k != nil; k, v = c.next() {
 			g, err := parseSegment(k, v)
@@ -174,13 +178,22 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 
 // oldestNeeded is the log position of the oldest row that waits in an outbox, and
 // beyond everything when none does. Rows are rendered from the event log.
-func oldestNeeded(bolt *bbolt.Tx) uint64 {
+func oldestNeeded(bolt *bbolt.Tx) (uint64, error) {
 	oldest := ^uint64(0)
 	for _, dest := range destinations {
-		k, _ := bucketOf(bolt, outboxBucket(dest)).cursor().first()
-		if at, err := schemas.ParsePosition(k); err == nil {
-			oldest = min(oldest, logPosition(at.Epoch, at.Seq))
+		c := bucketOf(bolt, outboxBucket(dest)).cursor()
+		k, _ := c.first()
+		if k == nil {
+			if c.err != nil {
+				return 0, c.err
+			}
+			continue
 		}
+		at, err := schemas.ParsePosition(k)
+		if err != nil {
+			return 0, err
+		}
+		oldest = min(oldest, logPosition(at.Epoch, at.Seq))
 	}
-	return oldest
+	return oldest, nil
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -518,5 +519,24 @@ func TestSegmentRecords(t *testing.T) {
 				t.Errorf("%d of %d bytes are a record", end, len(v))
 			}
 		}
+	}
+}
+
+// A row of the outbox that cannot be read is not taken for none.
+func TestDamagedOutboxKeepsSegments(t *testing.T) {
+	s := openNew(t, Options{FoldEvery: 4})
+	applyEach(t, s, 1, days(40, 2, newBatch)...)
+	if before, ok, err := s.Expirable(); err != nil || !ok || before != testNow {
+		t.Fatalf("facts of the first day wait, and %d may expire: %v %v", before, ok, err)
+	}
+	tamper(t, s, func(tx *Tx) error {
+		b := tx.bucket(bucketFacts)
+		k, v := b.Cursor().First()
+		broken := bytes.Clone(v)
+		broken[len(broken)/2] ^= 1
+		return b.Put(bytes.Clone(k), broken)
+	})
+	if before, ok, err := s.Expirable(); ok || !errors.Is(err, errDamaged) {
+		t.Errorf("they are damaged, and %d may expire: %v %v", before, ok, err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,6 +62,12 @@ func (s *Store) Snapshot(ctx context.Context, dir string, now time.Time, pace fu
 		Partition: s.opts.Partition, Partitions: s.opts.Partitions, Format: Format,
 		Position: at.Checkpoint, Epoch: at.Epoch, Taken: now.UTC(),
 		Path: filepath.Join(dir, fmt.Sprintf("%04d-%020d%s", at.Epoch, at.Seq, snapshotFile)),
+	}
+	if have, err := readManifest(snap.Manifest()); err == nil && have.Position == snap.Position && have.Check(ctx) == nil {
+		return have, nil // it says the same, and writing over it could be cut off
+	}
+	if err := os.Remove(snap.Manifest()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Snapshot{}, fmt.Errorf("snapshot: %w", err)
 	}
 	sum := sha256.New()
 	snap.Bytes, err = writeFile(snap.Path, func(w io.Writer) (int64, error) {
@@ -144,23 +151,27 @@ func Snapshots(dir string) ([]Snapshot, error) {
 	var list []Snapshot
 	var faults []error
 	for _, name := range names {
-		text, err := os.ReadFile(name)
-		var p Snapshot
-		if err == nil {
-			err = json.Unmarshal(text, &p)
-		}
-		if err == nil && p.Format != Format {
-			err = fmt.Errorf("format %d, this release reads %d", p.Format, Format)
-		}
+		p, err := readManifest(name)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("snapshot %s: %w", name, err))
 			continue
 		}
-		p.Path = strings.TrimSuffix(name, snapshotManifest) + snapshotFile
 		list = append(list, p)
 	}
 	slices.SortFunc(list, func(a, b Snapshot) int { return strings.Compare(b.Path, a.Path) })
 	return list, errors.Join(faults...)
+}
+
+func readManifest(name string) (p Snapshot, err error) {
+	text, err := os.ReadFile(name)
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	if err == nil && p.Format != Format {
+		err = fmt.Errorf("format %d, this release reads %d", p.Format, Format)
+	}
+	p.Path = strings.TrimSuffix(name, snapshotManifest) + snapshotFile
+	return p, err
 }
 
 // PruneSnapshots removes all but the newest keep, and what was left half written. A

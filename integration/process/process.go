@@ -6,6 +6,7 @@ package process
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,12 +21,15 @@ import (
 	"time"
 )
 
-// Secrets of every process that is started here.
-const (
-	InternalKey      = "integration-internal-key"
-	ServiceKey       = "integration-service-key"
-	ConsumerPassword = "integration-consumer-password"
-	AdminPassword    = "integration-admin-password"
+// Secrets of every process that is started here. Each test program has its own: the
+// port of a process that was killed may be the next one of a stranger's, who must not
+// answer.
+var (
+	run              = strings.ToLower(rand.Text())
+	InternalKey      = "integration-internal-key-" + run
+	ServiceKey       = "integration-service-key-" + run
+	ConsumerPassword = "integration-consumer-password-" + run
+	AdminPassword    = "integration-admin-password-" + run
 )
 
 const (

@@ -126,7 +126,7 @@ func ResetClock(ctx context.Context, cfg Config, dry bool, logger *slog.Logger) 
 }
 
 func resetPartition(ctx context.Context, cfg Config, b *bus.Bus, number int, dry bool, logger *slog.Logger) (st ClockState, err error) {
-	s, err := store.Open(storePath(cfg.DataDir, number), store.Options{Partition: number, Partitions: cfg.Partitions, FoldEvery: cfg.FoldEvery})
+	s, err := openOwn(cfg, number, dry)
 	if err != nil {
 		return st, err
 	}
@@ -139,6 +139,13 @@ func resetPartition(ctx context.Context, cfg Config, b *bus.Bus, number int, dry
 	if why := handlers.JudgeClockSet(s.Clock(), now.UnixNano()); why != nil {
 		st.Refused = why.Detail
 		return st, nil
+	}
+	// Whatever stands behind a loss in the stream would be of another history.
+	switch v, err := b.Survey(ctx, number, s); {
+	case err != nil:
+		return st, err
+	case v.Lost != "":
+		return st, fmt.Errorf("%s: %s; start the server once, which goes on in a new epoch, and then reset the clock", v.Lost, v.Detail)
 	}
 	change := schemas.ClockChange{To: now.UnixNano()}
 	seq, err := b.PublishOne(ctx, number, ownCommand(schemas.ClockSet.Name, "clock", now.UnixNano(), change.EncodePayload(nil)))

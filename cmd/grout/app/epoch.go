@@ -82,7 +82,7 @@ func NewEpoch(ctx context.Context, cfg Config, number int, logger *slog.Logger) 
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	s, err := store.Open(storePath(cfg.DataDir, number), store.Options{Partition: number, Partitions: cfg.Partitions, FoldEvery: cfg.FoldEvery})
+	s, err := openOwn(cfg, number, false)
 	if err != nil {
 		return err
 	}

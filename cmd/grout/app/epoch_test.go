@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"grout/bus"
 	"grout/schemas"
 	"grout/store"
 )
@@ -118,5 +119,50 @@ func TestEpochIsRefusedWhereNothingIsWrong(t *testing.T) {
 	list, err := Epochs(t.Context(), cfg, logger)
 	if err != nil || len(list) != 1 || list[0].Finding != "" || list[0].Common != list[0].Applied || list[0].LastOwn <= list[0].Applied || list[0].Epoch != 1 {
 		t.Errorf("%+v, %v", list, err)
+	}
+}
+
+// An older store that was put back still needs what the snapshots beside it do not.
+func TestOlderStoreKeepsItsStream(t *testing.T) {
+	cfg := testConfig(t, 4)
+	n := serve(t, cfg)
+	postHistory(t, n.url, 1, 20, time.Now().UTC())
+	n.stop()
+	older, err := os.ReadFile(storePath(cfg.DataDir, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := checkpointOf(t, storePath(cfg.DataDir, 0), cfg, 0).Seq
+	cfg.SnapshotEvery = 100 * time.Millisecond
+	n = serve(t, cfg)
+	for round := uint64(2); ; round++ {
+		postHistory(t, n.url, round, 20, time.Now().UTC())
+		if list, _ := store.Snapshots(snapshotDir(cfg.DataDir, 0)); len(list) == keptSnapshots && list[1].Position.Seq > at+20 {
+			break
+		}
+		if round > 200 {
+			t.Fatal("no snapshots were taken")
+		}
+	}
+	n.stop()
+	if err := os.WriteFile(storePath(cfg.DataDir, 0), older, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := openOffline(t.Context(), cfg, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	s, err := store.Open(storePath(cfg.DataDir, 0), store.Options{Partitions: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	k := &keeper{store: s, bus: b.Bus, dir: snapshotDir(cfg.DataDir, 0), age: time.Hour, bytes: 1, logger: slog.New(slog.DiscardHandler)}
+	if err := k.trimStream(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if below, err := bus.TrimmedNote(natsDir(cfg), 0); below > at || err != nil {
+		t.Errorf("trimmed below %d, the store has applied %d: %v", below, at, err)
 	}
 }

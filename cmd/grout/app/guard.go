@@ -40,6 +40,7 @@ func (n *node) startEpoch(ctx context.Context, p *partition, v bus.Survey) error
 	if v.Lost == "" {
 		return nil
 	}
+	p.epoch = v.Applied.Epoch + 1
 	cost := "commands that were answered 202 and not applied yet may be lost"
 	if p.restored {
 		cost = "the store itself was missing and was restored from a snapshot: everything that was applied behind it, and is not in the stream, is lost"

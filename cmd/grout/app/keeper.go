@@ -141,6 +141,9 @@ func (k *keeper) trimStream(ctx context.Context) error {
 		if list[i].Epoch != k.store.Epoch() {
 			return nil // it says nothing about this stream
 		}
+		if list[i].Position.Seq > k.store.Checkpoint().Seq {
+			return nil // an older store was put back: it still needs what the snapshot does not
+		}
 		if err := list[i].Check(ctx); err != nil {
 			return err
 		}

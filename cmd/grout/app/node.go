@@ -53,8 +53,9 @@ type partition struct {
 	relays    map[string]*bus.Relay // by destination
 	keeper    *keeper
 	ticker    *ticker
-	restored  bool  // its store was missing at this start
-	remade    int64 // rows of facts that were put back to be published again
+	restored  bool   // its store was missing at this start
+	remade    int64  // rows of facts that were put back to be published again
+	epoch     uint32 // that its loop comes to before any command is taken; 0 when it is there
 }
 
 func newNode(ctx context.Context, cfg Config, clock *wallClock, logger *slog.Logger) (_ *node, err error) {
@@ -69,7 +70,7 @@ func newNode(ctx context.Context, cfg Config, clock *wallClock, logger *slog.Log
 	n.server, err = bus.StartServer(bus.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
 		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
-		MaxStore: maxStore(cfg), Logger: logger,
+		Logger: logger,
 	})
 	if err != nil {
 		return nil, err
@@ -110,14 +111,6 @@ func busConfig(cfg Config, fault func(string)) bus.Config {
 		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
 		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
 	}
-}
-
-// streamSlack is what JetStream may take beyond the limits of the streams, for
-// indexes and consumers.
-const streamSlack = 256 << 20
-
-func maxStore(cfg Config) int64 {
-	return cfg.CommandBytes + cfg.FactBytes + cfg.DeadLetterBytes + streamSlack
 }
 
 // storePath is the file of a partition.
@@ -167,6 +160,9 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 // run works until ctx ends or a part fails, and stops in the direction of the flow.
 // Before it waits for the parts, which a disk that hangs holds up, it calls failing.
 func (n *node) run(ctx context.Context, ready, failing func()) error {
+	for _, f := range append(n.server.Found(), n.bus.Found()...) { // it is mended: nobody finds it again
+		n.alarms.raise(n.logger, schemas.Alarm{Name: f.Name, Partition: -1, Detail: f.Detail})
+	}
 	if err := n.passGuard(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -174,9 +170,6 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		return err
 	}
 	n.guarded.Store(true)
-	for _, f := range append(n.server.Found(), n.bus.Found()...) {
-		n.alarms.raise(n.logger, schemas.Alarm{Name: f.Name, Partition: -1, Detail: f.Detail})
-	}
 	failed := make(chan error, 1)
 	relays, loops, keepers, publishers, watches := startStage(failed), startStage(failed), startStage(failed), startStage(failed), startStage(failed)
 	tickers := startStage(failed)

@@ -3,13 +3,17 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 
 	"github.com/nats-io/nats.go"
 
 	"grout/bus"
+	"grout/store"
 )
 
 // offline is the bus of a data directory that no server works on: for tools. It
@@ -38,7 +42,7 @@ func openLocked(ctx context.Context, cfg Config, tool string, logger *slog.Logge
 			err = errors.Join(err, o.Close())
 		}
 	}()
-	o.server, err = bus.StartServer(bus.ServerOptions{Dir: filepath.Join(cfg.DataDir, "nats"), MaxStore: maxStore(cfg), Logger: logger})
+	o.server, err = bus.StartServer(bus.ServerOptions{Dir: filepath.Join(cfg.DataDir, "nats"), Logger: logger})
 	if err != nil {
 		return nil, err
 	}
@@ -48,8 +52,20 @@ func openLocked(ctx context.Context, cfg Config, tool string, logger *slog.Logge
 	if o.conn, err = o.server.Connect("grout-" + tool); err != nil {
 		return nil, err
 	}
-	o.Bus, err = bus.Open(ctx, o.conn, busConfig(cfg, nil))
+	limits := busConfig(cfg, nil)
+	limits.KeepLimits = true
+	o.Bus, err = bus.Open(ctx, o.conn, limits)
 	return o, err
+}
+
+// openOwn opens the store of a partition for a tool. One that is missing is not made: an
+// empty one in its place would keep the next start from restoring a snapshot.
+func openOwn(cfg Config, number int, readOnly bool) (*store.Store, error) {
+	path := storePath(cfg.DataDir, number)
+	if info, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() == 0 {
+		return nil, fmt.Errorf("the store %s is missing: start the server, which restores it from its newest snapshot, or run grout repair: %w", path, fs.ErrNotExist)
+	}
+	return store.Open(path, store.Options{Partition: number, Partitions: cfg.Partitions, FoldEvery: cfg.FoldEvery, ReadOnly: readOnly})
 }
 
 // Close stops the server and gives the lock back.

@@ -66,7 +66,7 @@ func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, 
 	if why := c.clock.refuses(f.Accepted, p.store.Now()); why != "" {
 		return nil, schemas.Errorf(schemas.CodeClockJump, "%s", why)
 	}
-	if !n.guarded.Load() || !n.settled.Load() {
+	if !n.guarded.Load() || !n.settled.Load() || p.store.Epoch() < p.epoch {
 		return nil, errNotWorking
 	}
 	if why := p.behind(); why != "" {

@@ -91,7 +91,7 @@ func (r *remaker) run(ctx context.Context) (out []remade, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bases, err := r.bases()
+	bases, err := r.bases(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (r *remaker) run(ctx context.Context) (out []remade, err error) {
 // bases lists what a replay may begin with: the newest snapshot whose outbox still
 // held all that is lost, or else an empty store (nil), and the snapshots from the
 // oldest on.
-func (r *remaker) bases() (list []*store.Snapshot, err error) {
+func (r *remaker) bases(ctx context.Context) (list []*store.Snapshot, err error) {
 	snapshots, err := store.Snapshots(snapshotDir(r.cfg.DataDir, r.number))
 	if err != nil {
 		r.logger.Warn("snapshots cannot all be read", "error", err)
@@ -146,7 +146,7 @@ func (r *remaker) bases() (list []*store.Snapshot, err error) {
 		}
 	}
 	for i := len(list) - 1; i > 0; i-- {
-		covers, err := r.covers(list[i])
+		covers, err := r.covers(ctx, list[i])
 		if err != nil {
 			r.logger.Warn("a snapshot cannot be used to make facts again", "snapshot", list[i].Path, "error", err)
 			list = slices.Delete(list, i, i+1)
@@ -161,7 +161,10 @@ func (r *remaker) bases() (list []*store.Snapshot, err error) {
 
 // covers reports whether the relays of a snapshot had published nothing of what is
 // lost.
-func (r *remaker) covers(snap *store.Snapshot) (_ bool, err error) {
+func (r *remaker) covers(ctx context.Context, snap *store.Snapshot) (_ bool, err error) {
+	if err := snap.Check(ctx); err != nil {
+		return false, errors.Join(err, ctx.Err())
+	}
 	s, err := store.Open(snap.Path, store.Options{Partition: r.number, Partitions: r.cfg.Partitions, ReadOnly: true})
 	if err != nil {
 		return false, err

@@ -175,7 +175,7 @@ func (v *surveyed) planStore(p *surveyedPartition) {
 		}
 		step.candidates = append(step.candidates, s)
 	}
-	if fault := v.fits(p, &surveyedStore{}); p.store == nil && fault == "" && p.noted == nil {
+	if fault := v.unlikeAll(p); p.store == nil && fault == "" && p.noted == nil {
 		step.candidates = append(step.candidates, nil)
 	} else if p.store == nil && fault != "" {
 		not = append(not, "an empty store: "+fault)
@@ -187,6 +187,20 @@ func (v *surveyed) planStore(p *surveyedPartition) {
 	p.rebuilding = true
 	step.What = fmt.Sprintf("rebuild it from %s and the command stream up to message %d (%s)", nameOf(step.candidates[0]), p.last, why)
 	v.report.Steps = append(v.report.Steps, step)
+}
+
+// unlikeAll tells why the stream is not all that a store has been made of; empty when
+// an empty store can begin with it.
+func (v *surveyed) unlikeAll(p *surveyedPartition) string {
+	if len(p.snapshots) > 0 {
+		if fault := v.fits(p, &p.snapshots[0]); fault != "" {
+			return "there is a snapshot of more: " + fault
+		}
+	}
+	if p.messages == 0 {
+		return "the stream holds nothing of the partition"
+	}
+	return v.fits(p, &surveyedStore{})
 }
 
 func nameOf(s *surveyedStore) string {
@@ -208,6 +222,9 @@ func (v *surveyed) storeReport(number int) FileReport {
 // hopeless says why a store cannot be rebuilt, and what can be done about it.
 func (v *surveyed) hopeless(p *surveyedPartition, why string, not []string) string {
 	possible := "put back a newer copy of the store or of its snapshots, or a sound copy of the stream"
+	if p.store == nil && p.messages == 0 && len(p.snapshots) > 0 {
+		possible += "; or move the store's file away and start the server: the newest snapshot takes its place in a new epoch, and what came behind it is lost"
+	}
 	if p.store != nil {
 		possible += "; or go on from this store without what is missing, with: grout epoch start"
 	}

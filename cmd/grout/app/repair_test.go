@@ -236,3 +236,33 @@ func TestRepairNote(t *testing.T) {
 		}
 	}
 }
+
+// A stream that holds nothing of what was applied is no reason to begin with an empty
+// store: the snapshots know more.
+func TestRepairKeepsToSnapshots(t *testing.T) {
+	cfg := usedDirectory(t, 1, true)
+	flipPages(t, storePath(cfg.DataDir, 0))
+	if err := os.RemoveAll(natsDir(cfg)); err != nil {
+		t.Fatal(err)
+	}
+	r := repair(t, cfg, true)
+	if len(r.Steps) != 0 || r.Whole() || len(r.Missing) != 1 || !strings.Contains(r.Missing[0], "move the store's file away") {
+		t.Fatalf("%+v %v", r.Steps, r.Missing)
+	}
+	if err := os.Remove(storePath(cfg.DataDir, 0)); err != nil { // as it says
+		t.Fatal(err)
+	}
+	if err := startsAgain(t, cfg); err != nil {
+		t.Error(err)
+	}
+	if err := os.RemoveAll(snapshotDir(cfg.DataDir, 0)); err != nil {
+		t.Fatal(err)
+	}
+	flipPages(t, storePath(cfg.DataDir, 0))
+	if err := os.RemoveAll(natsDir(cfg)); err != nil {
+		t.Fatal(err)
+	}
+	if r := repair(t, cfg, true); len(r.Steps) != 0 || r.Whole() {
+		t.Errorf("a store was made of nothing: %+v %v", r.Steps, r.Missing)
+	}
+}

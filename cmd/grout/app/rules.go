@@ -61,7 +61,11 @@ func (n *node) settlePartition(ctx context.Context, p *partition) error {
 // before waits for a snapshot of what the log says now.
 func (k *keeper) before(ctx context.Context) error {
 	taken := make(chan error, 1)
-	k.ask(func(_ store.Snapshot, err error) { taken <- err })
+	select {
+	case k.asked <- snapshotRequest{func(_ store.Snapshot, err error) { taken <- err }}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	select {
 	case err := <-taken:
 		return err
