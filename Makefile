@@ -51,6 +51,10 @@ faults: ## kill a running grout KILLS times (200) and count what it answered for
 	@go test -list 'TestKill|TestCrashPoints|TestLostStores' ./integration/ | grep -q '^Test' || { echo "no fault tests found"; exit 1; }
 	GROUT_FAULT_KILLS=$(KILLS) go test -count=1 -timeout 60m -run 'TestKill|TestCrashPoints|TestLostStores' -v ./integration/
 
+.PHONY: clients
+clients: ## let the reference clients meet a grout that is killed, and pipe a million events (ROUNDS=200)
+	GROUT_FAULT_KILLS=$(or $(ROUNDS),200) go test -count=1 -timeout 60m -run 'TestReference|TestPipe' -v ./integration/
+
 .PHONY: disks
 disks: ## let the disk under a running grout fail, fill, hang and be read-only, ROUNDS times (100)
 	GROUT_FAULT_KILLS=$(or $(ROUNDS),100) go test -count=1 -timeout 60m -run 'TestDiskErrors|TestSmallDisk|TestReadOnlyDisk|TestStreamThat|TestFullDisk' -v ./integration/
