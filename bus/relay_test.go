@@ -166,7 +166,7 @@ func TestRelayUnknownOutcome(t *testing.T) {
 	b.cfg.Fault = func(p string) {
 		switch p {
 		case "relay.batch":
-			r.opts.PublishTimeout += 100 * time.Microsecond // the hook runs where the relay runs
+			r.opts.PublishTimeout *= 4 // the hook runs where the relay runs; it waits longer after each failure
 		case "relay.committed":
 			r.opts.PublishTimeout = 50 * time.Microsecond
 		}
