@@ -48,11 +48,13 @@ func decideAmend(s standing, v *schemas.UsageValues) (standing, *schemas.Error) 
 		{schemas.GivenTotal, &next.TotalTokens, v.TotalTokens},
 		{schemas.GivenCached, &next.CachedTokens, v.CachedTokens},
 		{schemas.GivenReasoning, &next.ReasoningTokens, v.ReasoningTokens},
-		{schemas.GivenCost, &next.Cost, v.Cost},
 	} {
 		if v.Given&f.field != 0 {
 			*f.to = f.value
 		}
+	}
+	if v.Given&schemas.GivenCost != 0 {
+		next.Cost = schemas.AmountOf(v.Cost)
 	}
 	sum := next.InputTokens + next.OutputTokens
 	if v.Given&(schemas.GivenInput|schemas.GivenOutput) != 0 && v.Given&schemas.GivenTotal == 0 {

@@ -20,7 +20,7 @@ import (
 )
 
 func TestDecideAmend(t *testing.T) {
-	now := standing{schemas.EventCounted, schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 20, CachedTokens: 3, ReasoningTokens: 2, Cost: 7}}
+	now := standing{schemas.EventCounted, schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 20, CachedTokens: 3, ReasoningTokens: 2, Cost: schemas.AmountOf(7)}}
 	for _, c := range []struct {
 		name   string
 		from   standing
@@ -31,31 +31,31 @@ func TestDecideAmend(t *testing.T) {
 		{
 			"cost alone leaves the total", now,
 			schemas.UsageValues{Given: schemas.GivenCost, Cost: 9},
-			schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 20, CachedTokens: 3, ReasoningTokens: 2, Cost: 9},
+			schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 20, CachedTokens: 3, ReasoningTokens: 2, Cost: schemas.AmountOf(9)},
 			"",
 		},
 		{
 			"total follows input", now,
 			schemas.UsageValues{Given: schemas.GivenInput, InputTokens: 100},
-			schemas.UsageSums{Events: 1, InputTokens: 100, OutputTokens: 5, TotalTokens: 105, CachedTokens: 3, ReasoningTokens: 2, Cost: 7},
+			schemas.UsageSums{Events: 1, InputTokens: 100, OutputTokens: 5, TotalTokens: 105, CachedTokens: 3, ReasoningTokens: 2, Cost: schemas.AmountOf(7)},
 			"",
 		},
 		{
 			"total follows output", now,
 			schemas.UsageValues{Given: schemas.GivenOutput},
-			schemas.UsageSums{Events: 1, InputTokens: 10, TotalTokens: 10, CachedTokens: 3, ReasoningTokens: 2, Cost: 7},
+			schemas.UsageSums{Events: 1, InputTokens: 10, TotalTokens: 10, CachedTokens: 3, ReasoningTokens: 2, Cost: schemas.AmountOf(7)},
 			"",
 		},
 		{
 			"given total stays", now,
 			schemas.UsageValues{Given: schemas.GivenInput | schemas.GivenTotal, InputTokens: 1, TotalTokens: 6},
-			schemas.UsageSums{Events: 1, InputTokens: 1, OutputTokens: 5, TotalTokens: 6, CachedTokens: 3, ReasoningTokens: 2, Cost: 7},
+			schemas.UsageSums{Events: 1, InputTokens: 1, OutputTokens: 5, TotalTokens: 6, CachedTokens: 3, ReasoningTokens: 2, Cost: schemas.AmountOf(7)},
 			"",
 		},
 		{
 			"the rest", now,
 			schemas.UsageValues{Given: schemas.GivenCached | schemas.GivenReasoning},
-			schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 20, Cost: 7},
+			schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 20, Cost: schemas.AmountOf(7)},
 			"",
 		},
 		{"total below the stored sum", now, schemas.UsageValues{Given: schemas.GivenTotal, TotalTokens: 14}, schemas.UsageSums{}, schemas.CodeTotalBelowSum},
@@ -65,7 +65,7 @@ func TestDecideAmend(t *testing.T) {
 			"amended again",
 			standing{schemas.EventAmended, now.sums},
 			schemas.UsageValues{Given: schemas.GivenTotal, TotalTokens: 15},
-			schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 15, CachedTokens: 3, ReasoningTokens: 2, Cost: 7},
+			schemas.UsageSums{Events: 1, InputTokens: 10, OutputTokens: 5, TotalTokens: 15, CachedTokens: 3, ReasoningTokens: 2, Cost: schemas.AmountOf(7)},
 			"",
 		},
 	} {
@@ -233,7 +233,7 @@ func TestCorrections(t *testing.T) {
 	if err := o.Decode(out[0]); err != nil || o.Duplicates != 5 || o.Rejected != 1 || o.Errors[0].Code != schemas.CodeTimestampTooOld {
 		t.Errorf("sent again: %+v, %v", o, err)
 	}
-	want := schemas.UsageSums{Events: 2, InputTokens: 1500 + 1600, OutputTokens: 1000, TotalTokens: 2000 + 2100, Cost: 75_000_000}
+	want := schemas.UsageSums{Events: 2, InputTokens: 1500 + 1600, OutputTokens: 1000, TotalTokens: 2000 + 2100, Cost: schemas.AmountOf(75_000_000)}
 	if got := totalsOf(t, s, "a"); got != want {
 		t.Errorf("totals %+v, want %+v", got, want)
 	}
@@ -375,7 +375,7 @@ func (m *model) apply(t rapid.TB, c *schemas.CommandFrame) (code schemas.Code, b
 			next.TotalTokens = v.TotalTokens
 		}
 		if v.Given&schemas.GivenCost != 0 {
-			next.Cost = v.Cost
+			next.Cost = schemas.AmountOf(v.Cost)
 		}
 		if rec.status == schemas.EventVoided {
 			code = schemas.CodeEventVoided

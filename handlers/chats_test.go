@@ -61,7 +61,7 @@ func sumsOfData(t rapid.TB, d *schemas.SumsData) schemas.UsageSums {
 	}
 	return schemas.UsageSums{
 		Events: d.Events, InputTokens: d.InputTokens, OutputTokens: d.OutputTokens, TotalTokens: d.TotalTokens,
-		CachedTokens: d.CachedTokens, ReasoningTokens: d.ReasoningTokens, Cost: nanos,
+		CachedTokens: d.CachedTokens, ReasoningTokens: d.ReasoningTokens, Cost: schemas.AmountOf(nanos),
 	}
 }
 
@@ -214,7 +214,7 @@ func (m *chatModel) apply(t rapid.TB, c *schemas.CommandFrame) {
 		e.stated.TotalTokens = e.stated.InputTokens + e.stated.OutputTokens
 	}
 	if a.Values.Given&schemas.GivenCost != 0 {
-		e.stated.Cost = a.Values.Cost
+		e.stated.Cost = schemas.AmountOf(a.Values.Cost)
 	}
 }
 

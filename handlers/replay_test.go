@@ -265,7 +265,7 @@ func checkAgainstOracle(t *testing.T, s *store.Store, h *history) {
 		if want[k] == nil {
 			want[k] = &schemas.UsageSums{}
 		}
-		want[k].Add(&schemas.UsageSums{Events: 1, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens, Cost: e.Cost})
+		want[k].Add(&schemas.UsageSums{Events: 1, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens, Cost: schemas.AmountOf(e.Cost)})
 	}
 	got := map[string]*schemas.UsageSums{}
 	for i := range 4 {

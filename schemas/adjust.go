@@ -139,7 +139,7 @@ func SumsOf(e *UsageEvent) UsageSums {
 	}
 	return UsageSums{
 		Events: events, InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens,
-		CachedTokens: e.CachedTokens, ReasoningTokens: e.ReasoningTokens, Cost: e.Cost,
+		CachedTokens: e.CachedTokens, ReasoningTokens: e.ReasoningTokens, Cost: AmountOf(e.Cost),
 	}
 }
 
@@ -151,11 +151,11 @@ func CountedOf(e *UsageEvent) UsageSums {
 	return SumsOf(e)
 }
 
-// Minus gives s − o. Both are sums of few events, far from what int64 can hold.
+// Minus gives s − o. Their counts are of few events, far from what int64 can hold.
 func (s UsageSums) Minus(o UsageSums) UsageSums {
 	return UsageSums{
 		Events: s.Events - o.Events, InputTokens: s.InputTokens - o.InputTokens, OutputTokens: s.OutputTokens - o.OutputTokens,
 		TotalTokens: s.TotalTokens - o.TotalTokens, CachedTokens: s.CachedTokens - o.CachedTokens,
-		ReasoningTokens: s.ReasoningTokens - o.ReasoningTokens, Cost: s.Cost - o.Cost,
+		ReasoningTokens: s.ReasoningTokens - o.ReasoningTokens, Cost: s.Cost.Sub(o.Cost),
 	}
 }

@@ -105,5 +105,5 @@ func AppendSumFields(dst []byte, s *UsageSums) []byte {
 		dst = strconv.AppendInt(dst, f.n, 10)
 	}
 	dst = append(dst, `,"cost":`...)
-	return AppendCost(dst, s.Cost)
+	return AppendAmount(dst, s.Cost)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 func goldenSums() UsageSums {
-	return UsageSums{Events: -1, InputTokens: -1500, OutputTokens: -500, TotalTokens: -2000, CachedTokens: 7, ReasoningTokens: 0, Cost: -37_500_000}
+	return UsageSums{Events: -1, InputTokens: -1500, OutputTokens: -500, TotalTokens: -2000, CachedTokens: 7, ReasoningTokens: 0, Cost: AmountOf(-37_500_000)}
 }
 
 // adjustmentSamples has data of the facts about corrections.

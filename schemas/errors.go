@@ -16,6 +16,7 @@ const (
 	CodeValidation       Code = "VALIDATION_ERROR"
 	CodeWindowAlignment  Code = "WINDOW_ALIGNMENT"
 	CodeTooManyRows      Code = "TOO_MANY_ROWS"
+	CodeSumTooLarge      Code = "SUM_TOO_LARGE"
 	CodePayloadTooLarge  Code = "PAYLOAD_TOO_LARGE"
 	CodeTooManyEvents    Code = "TOO_MANY_EVENTS"
 	CodeMediaType        Code = "UNSUPPORTED_MEDIA_TYPE"

@@ -128,15 +128,5 @@ func AppendCost(dst []byte, nanos int64) []byte {
 		dst = append(dst, '-')
 		n = -n // the smallest int64 has no positive counterpart of its own
 	}
-	dst = strconv.AppendUint(dst, n/NanosPerUnit, 10)
-	frac := n % NanosPerUnit
-	if frac == 0 {
-		return dst
-	}
-	digits := strconv.FormatUint(frac+NanosPerUnit, 10)[1:]
-	for digits[len(digits)-1] == '0' {
-		digits = digits[:len(digits)-1]
-	}
-	dst = append(dst, '.')
-	return append(dst, digits...)
+	return appendUnits(dst, n)
 }

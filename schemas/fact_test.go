@@ -166,7 +166,7 @@ func recordedOf(e *UsageEvent) RecordedEvent {
 		Summary: e.Summary,
 	}
 	if c := e.Counted; c != nil {
-		r.Counted = &SumsData{c.Events, c.InputTokens, c.OutputTokens, c.TotalTokens, c.CachedTokens, c.ReasoningTokens, json.Number(AppendCost(nil, c.Cost))}
+		r.Counted = &SumsData{c.Events, c.InputTokens, c.OutputTokens, c.TotalTokens, c.CachedTokens, c.ReasoningTokens, json.Number(AppendAmount(nil, c.Cost))}
 		r.CoveredBySummary = !e.Summary && *c == UsageSums{Events: 1}
 	}
 	if e.Cost != 0 {
@@ -203,9 +203,10 @@ func widestEvent(c string) UsageEvent {
 	id, name := strings.Repeat(c, MaxIDChars), strings.Repeat(c, MaxNameChars)
 	metadata := []byte(`{"k":"` + strings.Repeat("x", MaxMetadataBytes-len(`{"k":""}`)) + `"}`)
 	var most UsageSums
-	for _, n := range most.each() {
+	for _, n := range most.counts() {
 		*n = math.MaxInt64
 	}
+	most.Cost = AmountOf(math.MaxInt64)
 	return UsageEvent{
 		EventID: id, Timestamp: 1_774_000_000_123_456_789, AppID: id, TenantID: id, UserID: id, WorkflowID: name, Model: name, ChatID: id, RunID: id,
 		AgentName: id, InvocationID: id, InputTokens: MaxSummaryCount, OutputTokens: MaxSummaryCount, TotalTokens: MaxSummaryCount,

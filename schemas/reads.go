@@ -1,6 +1,7 @@
 package schemas
 
 import (
+	"encoding/binary"
 	"strconv"
 	"time"
 )
@@ -48,7 +49,9 @@ const (
 	ByModel    Dimension = "model"
 )
 
-// UsageSums are counts of one row. Sums saturate at the largest int64.
+// UsageSums are counts of one row. Costs are exact. Counts are added modulo 2⁶⁴, so that
+// no order of additions and corrections shows in the result, and one that passes what an
+// int64 holds is noticed.
 type UsageSums struct {
 	Events          int64
 	InputTokens     int64
@@ -56,7 +59,7 @@ type UsageSums struct {
 	TotalTokens     int64
 	CachedTokens    int64
 	ReasoningTokens int64
-	Cost            int64 // nano-units
+	Cost            Amount
 }
 
 // UsageRow is one window and group of a report.
@@ -114,17 +117,35 @@ const (
 	DestDeadLetters = "dlq"
 )
 
-// each lists the sums in the order in which they are stored.
-func (s *UsageSums) each() [7]*int64 {
-	return [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost}
+// counts lists the sums but the cost, in the order in which they are stored.
+func (s *UsageSums) counts() [6]*int64 {
+	return [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens}
+}
+
+// Append adds the stored form: a varint each.
+func (s *UsageSums) Append(dst []byte) []byte {
+	for _, n := range s.counts() {
+		dst = binary.AppendVarint(dst, *n)
+	}
+	return AppendAmountVarint(dst, s.Cost)
+}
+
+// Sums reads what UsageSums.Append wrote.
+func (r *Wire) Sums() (s UsageSums) {
+	for _, n := range s.counts() {
+		*n = r.Varint()
+	}
+	s.Cost = r.Amount()
+	return s
 }
 
 // Max gives the greater of s and o, sum by sum.
 func (s UsageSums) Max(o UsageSums) UsageSums {
-	from := o.each()
-	for i, n := range s.each() {
+	from := o.counts()
+	for i, n := range s.counts() {
 		*n = max(*n, *from[i])
 	}
+	s.Cost = s.Cost.Max(o.Cost)
 	return s
 }
 
@@ -156,30 +177,19 @@ func (c *ChatUsage) AppendJSON(dst []byte) []byte {
 		dst = strconv.AppendInt(dst, f.n, 10)
 	}
 	dst = append(dst, `,"usage_total_cost_final":`...)
-	return append(AppendCost(dst, c.Totals.Cost), '}')
+	return append(AppendAmount(dst, c.Totals.Cost), '}')
 }
 
-// Add adds o, saturating. It reports whether every sum still fits.
+// Add adds o. It reports whether every count still fits: one that does not is wrong by
+// 2⁶⁴ until as much is taken away again.
 func (s *UsageSums) Add(o *UsageSums) bool {
 	exact := true
-	for _, p := range [...]struct{ to, from *int64 }{
-		{&s.Events, &o.Events},
-		{&s.InputTokens, &o.InputTokens},
-		{&s.OutputTokens, &o.OutputTokens},
-		{&s.TotalTokens, &o.TotalTokens},
-		{&s.CachedTokens, &o.CachedTokens},
-		{&s.ReasoningTokens, &o.ReasoningTokens},
-		{&s.Cost, &o.Cost},
-	} {
-		sum := *p.to + *p.from
-		if (sum > *p.to) != (*p.from > 0) && *p.from != 0 {
-			exact = false
-			sum = 1<<63 - 1
-			if *p.from < 0 {
-				sum = -1 << 63
-			}
-		}
-		*p.to = sum
+	from := o.counts()
+	for i, to := range s.counts() {
+		sum := *to + *from[i]
+		exact = exact && (*from[i] == 0 || (sum > *to) == (*from[i] > 0))
+		*to = sum
 	}
+	s.Cost = s.Cost.Add(o.Cost)
 	return exact
 }

@@ -19,26 +19,26 @@ func TestUsageSumsSaturate(t *testing.T) {
 		{1, 2, 3, true},
 		{math.MaxInt64 - 1, 1, math.MaxInt64, true},
 		{math.MaxInt64, 0, math.MaxInt64, true},
-		{math.MaxInt64, 1, math.MaxInt64, false},
-		{math.MaxInt64, math.MaxInt64, math.MaxInt64, false},
-		{1, math.MaxInt64, math.MaxInt64, false},
+		{math.MaxInt64, 1, math.MinInt64, false},
+		{math.MaxInt64, math.MaxInt64, -2, false},
+		{1, math.MaxInt64, math.MinInt64, false},
 		{math.MinInt64, math.MaxInt64, -1, true},
 		{math.MaxInt64, math.MinInt64, -1, true},
 		{math.MinInt64, 0, math.MinInt64, true},
 		{math.MinInt64 + 1, -1, math.MinInt64, true},
-		{math.MinInt64, -1, math.MinInt64, false},
-		{-1, math.MinInt64, math.MinInt64, false},
-		{math.MinInt64, math.MinInt64, math.MinInt64, false},
+		{math.MinInt64, -1, math.MaxInt64, false},
+		{-1, math.MinInt64, math.MaxInt64, false},
+		{math.MinInt64, math.MinInt64, 0, false},
 	} {
-		all := func(n int64) UsageSums { return UsageSums{n, n, n, n, n, n, n} }
+		all := func(n int64) UsageSums { return UsageSums{n, n, n, n, n, n, AmountOf(0)} }
 		got, add := all(c.a), all(c.b)
 		if exact := got.Add(&add); got != all(c.want) || exact != c.exact {
 			t.Errorf("%d + %d: %v %v, want %d %v", c.a, c.b, got, exact, c.want, c.exact)
 		}
 	}
-	// One sum at its end leaves the others exact.
-	s := UsageSums{Events: 1, Cost: math.MaxInt64}
-	if s.Add(&UsageSums{Events: 1, Cost: 1}) || s != (UsageSums{Events: 2, Cost: math.MaxInt64}) {
+	// One count beyond its end leaves the others exact.
+	s := UsageSums{Events: 1, TotalTokens: math.MaxInt64}
+	if s.Add(&UsageSums{Events: 1, TotalTokens: 1}) || s != (UsageSums{Events: 2, TotalTokens: math.MinInt64}) {
 		t.Errorf("%+v", s)
 	}
 }

@@ -166,9 +166,10 @@ func appendUsageRow(b []byte, d *dictionary, e *UsageEvent, base, next int64) []
 		b = append(b, e.Metadata...)
 	}
 	if e.Counted != nil {
-		for _, n := range e.Counted.each() {
+		for _, n := range e.Counted.counts() {
 			b = binary.AppendUvarint(b, uint64(*n))
 		}
+		b = binary.AppendUvarint(b, e.Counted.Cost.low) // never more than the event's own
 	}
 	return b
 }
@@ -258,9 +259,10 @@ func (r *Wire) usageRow(e *UsageEvent, texts []string, base, next int64, uuids [
 	e.Summary = flags&rowSummary != 0
 	if flags&rowCounted != 0 {
 		e.Counted = new(UsageSums)
-		for _, n := range e.Counted.each() {
+		for _, n := range e.Counted.counts() {
 			*n = int64(r.Uvarint())
 		}
+		e.Counted.Cost = AmountOf(int64(r.Uvarint()))
 	}
 	return uuids
 }

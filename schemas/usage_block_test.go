@@ -63,9 +63,10 @@ func drawLoggedEvent(t *rapid.T) UsageEvent {
 	e := drawUsageEvent(t)
 	if rapid.IntRange(0, 2).Draw(t, "counted in part") == 0 {
 		e.Counted = &UsageSums{}
-		for _, n := range e.Counted.each() {
+		for _, n := range e.Counted.counts() {
 			*n = rapid.Int64Range(0, math.MaxInt64).Draw(t, "counted")
 		}
+		e.Counted.Cost = AmountOf(rapid.Int64Range(0, math.MaxInt64).Draw(t, "counted"))
 	}
 	return e
 }

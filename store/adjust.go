@@ -50,13 +50,13 @@ func (a *Adjustment) append(b []byte) []byte {
 	b = appendText(b, a.EventID)
 	b = binary.AppendUvarint(b, uint64(a.Hour))
 	b = appendRest(b, a.TenantID, a.UserID, a.Workflow, a.Model)
-	b = appendCounts(b, &a.Delta)
-	b = appendCounts(b, &a.Effective)
+	b = a.Delta.Append(b)
+	b = a.Effective.Append(b)
 	b = appendText(b, a.Reason)
 	if a.ChatID != "" {
 		b = appendText(b, a.ChatID)
-		b = appendCounts(b, &a.Stated)
-		b = appendCounts(b, &a.Change)
+		b = a.Stated.Append(b)
+		b = a.Change.Append(b)
 	}
 	return b
 }
@@ -75,11 +75,11 @@ func parseAdjustment(v []byte) (*Adjustment, error) {
 	a := &Adjustment{
 		Status: adjustmentStatuses[status], AppID: r.text(), EventID: r.text(), Hour: uint32(r.Uvarint()),
 		TenantID: r.text(), UserID: r.text(), Workflow: r.text(), Model: r.text(),
-		Delta: r.counts(), Effective: r.counts(), Reason: r.text(),
+		Delta: r.Sums(), Effective: r.Sums(), Reason: r.text(),
 	}
 	a.Stated, a.Change = a.Effective, a.Delta
 	if form == 2 {
-		a.ChatID, a.Stated, a.Change = r.text(), r.counts(), r.counts()
+		a.ChatID, a.Stated, a.Change = r.text(), r.Sums(), r.Sums()
 	}
 	if len(r.B) > 0 || form == 2 && a.ChatID == "" {
 		r.Fail()

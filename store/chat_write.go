@@ -214,7 +214,9 @@ func (s *Store) mergeChats() {
 	for i := range s.stage.chats.list {
 		c := &s.stage.chats.list[i]
 		row := s.overlay.live.chat(c.chatKey, c.ordinal, c.user)
-		row.deltas.Add(&c.deltas)
+		if !row.deltas.Add(&c.deltas) {
+			s.overflowed.Store(true)
+		}
 		row.summed = summariesNone
 		if c.totals != nil && c.totals.summarised() {
 			row.summed = summariesSome

@@ -57,9 +57,9 @@ func (t *chatTotals) summarised() bool { return t.high != schemas.UsageSums{} }
 
 func (c *chat) append(b []byte) []byte {
 	b = appendRest(append(b, 1), c.app, c.chat, c.user)
-	b = appendCounts(b, &c.deltas)
+	b = c.deltas.Append(b)
 	if c.summarised() {
-		b = appendCounts(b, &c.high)
+		b = c.high.Append(b)
 	}
 	return b
 }
@@ -68,9 +68,9 @@ func parseChat(v []byte) (*chat, error) {
 	r := newReader(v)
 	r.Form(1)
 	c := &chat{chatKey: chatKey{r.text(), r.text()}, user: r.text()}
-	c.deltas = r.counts()
+	c.deltas = r.Sums()
 	if r.Err == nil && len(r.B) > 0 {
-		c.high = r.counts()
+		c.high = r.Sums()
 	}
 	if len(r.B) > 0 {
 		r.Fail()
@@ -226,7 +226,9 @@ func (tx *Tx) addChat(f foldChat) error {
 		row.deltas = f.deltas
 		return tx.add(bucketChats, keyOrdinal(f.ordinal), row.append(nil))
 	}
-	row.deltas.Add(&f.deltas)
+	if !row.deltas.Add(&f.deltas) {
+		tx.store.overflowed.Store(true)
+	}
 	return tx.put(bucketChats, keyOrdinal(f.ordinal), row.append(nil))
 }
 

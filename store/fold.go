@@ -91,7 +91,9 @@ func (tx *Tx) addHours(row *foldRow) error {
 		if err != nil {
 			return err
 		}
-		sums.Add(&have)
+		if !sums.Add(&have) {
+			tx.store.overflowed.Store(true)
+		}
 	}
 	return tx.put(bucketHours, row.key, appendSums(nil, &sums))
 }

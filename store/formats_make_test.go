@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -410,7 +411,7 @@ func place(p schemas.Position) string {
 }
 
 func sums(s *schemas.UsageSums) string {
-	return fmt.Sprint(s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens, s.Cost)
+	return fmt.Sprint(s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens) + " " + nanoUnits(s.Cost)
 }
 
 func (f *formatFacts) describeApp(t testing.TB, s *store.Store, app string) {
@@ -468,4 +469,10 @@ func eventsOf(t testing.TB, s *store.Store, app string) (list []schemas.LoggedEv
 	}
 	t.Fatal("the events do not end")
 	return nil
+}
+
+// nanoUnits gives a cost as the whole number that releases before wrote down.
+func nanoUnits(a schemas.Amount) string {
+	units, _ := new(big.Rat).SetString(a.String())
+	return units.Mul(units, big.NewRat(schemas.NanosPerUnit, 1)).FloatString(0)
 }

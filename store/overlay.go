@@ -184,25 +184,11 @@ func parseFoldState(b []byte) (f foldState, err error) {
 	return f, r.Err
 }
 
-func appendSums(b []byte, s *schemas.UsageSums) []byte { return appendCounts(append(b, 1), s) }
-
-func appendCounts(b []byte, s *schemas.UsageSums) []byte {
-	for _, n := range [...]int64{s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens, s.CachedTokens, s.ReasoningTokens, s.Cost} {
-		b = binary.AppendVarint(b, n)
-	}
-	return b
-}
+func appendSums(b []byte, s *schemas.UsageSums) []byte { return s.Append(append(b, 1)) }
 
 func parseSums(b []byte) (s schemas.UsageSums, err error) {
 	r := newReader(b)
 	r.Form(1)
-	s = r.counts()
+	s = r.Sums()
 	return s, r.Err
-}
-
-func (r *reader) counts() (s schemas.UsageSums) {
-	for _, n := range [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost} {
-		*n = r.Varint()
-	}
-	return s
 }

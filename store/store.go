@@ -73,6 +73,8 @@ type Store struct {
 	config   map[string]*ConfigVersion // what names stand for now
 	sums     bucketSums
 
+	overflowed atomic.Bool // a sum has passed what its integer holds
+
 	relay map[string]*relayStage
 	stats stats
 }
@@ -433,6 +435,10 @@ func (s *Store) Stats() Stats {
 	}
 	return st
 }
+
+// Overflowed reports whether a sum of tokens or events has passed the largest int64 since
+// the store was opened.
+func (s *Store) Overflowed() bool { return s.overflowed.Load() }
 
 func (s *Store) noteIDs() {
 	s.stats.ids.Store(int64(s.ids.used))

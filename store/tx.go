@@ -192,6 +192,9 @@ func (s *Store) merge(tx *Tx) {
 	for _, a := range s.stage.adjustments {
 		add.addAdjustment(a)
 	}
+	if !add.exact {
+		s.overflowed.Store(true)
+	}
 	s.mergeChats()
 	if tx.folded {
 		s.overlay.frozen = nil

@@ -33,6 +33,10 @@ func (s *Store) Usage(ctx context.Context, q schemas.UsageQuery) (_ schemas.Usag
 	if err == nil {
 		err = sum.err
 	}
+	if err == nil && !sum.exact {
+		s.overflowed.Store(true)
+		err = schemas.Errorf(schemas.CodeSumTooLarge, "a count of the report is beyond 9223372036854775807: ask for a shorter time or for less at once")
+	}
 	if err != nil {
 		return schemas.UsageReport{}, err
 	}

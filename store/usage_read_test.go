@@ -78,7 +78,7 @@ func (o *oracle) report(q *schemas.UsageQuery) schemas.UsageReport {
 			sums.TotalTokens += e.TotalTokens
 			sums.CachedTokens += e.CachedTokens
 			sums.ReasoningTokens += e.ReasoningTokens
-			sums.Cost += e.Cost
+			sums.Cost = sums.Cost.Add(schemas.AmountOf(e.Cost))
 		}
 	}
 	for _, row := range rows {

@@ -52,7 +52,7 @@ func serveCorrections(t *testing.T, o schemas.CommandOutcome, change ...func(*Op
 	return serve(t, append(change, func(o *Options) { o.Commands = l })...), l
 }
 
-var voidedOutcome = schemas.CommandOutcome{Body: schemas.AppendAdjusted(nil, "e-1", schemas.EventVoided, &schemas.UsageSums{Events: -1, InputTokens: -1500, TotalTokens: -1500, Cost: -37_500_000})}
+var voidedOutcome = schemas.CommandOutcome{Body: schemas.AppendAdjusted(nil, "e-1", schemas.EventVoided, &schemas.UsageSums{Events: -1, InputTokens: -1500, TotalTokens: -1500, Cost: schemas.AmountOf(-37_500_000)})}
 
 func TestVoidAndAmend(t *testing.T) {
 	s, l := serveCorrections(t, voidedOutcome, func(o *Options) { o.Partitions = 4 })
@@ -183,7 +183,7 @@ func TestEventsAnswer(t *testing.T) {
 		counted := schemas.LoggedEvent{UsageEvent: e, BatchID: "b", RecordedAt: 1_769_441_401_500_000_000, Status: schemas.EventCounted}
 		amended := counted
 		amended.Status, amended.Reason = schemas.EventAmended, "why"
-		amended.Effective = schemas.UsageSums{Events: 1, InputTokens: 2, TotalTokens: 2, Cost: 5}
+		amended.Effective = schemas.UsageSums{Events: 1, InputTokens: 2, TotalTokens: 2, Cost: schemas.AmountOf(5)}
 		return schemas.EventPage{Events: []schemas.LoggedEvent{counted, amended}}, nil
 	})
 	const event = `{"event_id":"e-1","timestamp":"2026-01-26T15:30:00Z","app_id":"a","user_id":"u","model":"m","input_tokens":1,"output_tokens":0,"total_tokens":1,"cost":0.000000005,"batch_id":"b","recorded_at":"2026-01-26T15:30:01.5Z","status":`

@@ -13,7 +13,7 @@ import (
 func TestChatUsage(t *testing.T) {
 	chat := schemas.ChatUsage{
 		AppID: "a b", ChatID: `c/1 "é"`, UserID: "u\n",
-		Totals: schemas.UsageSums{Events: 2, InputTokens: 1500, OutputTokens: 500, TotalTokens: 2000, CachedTokens: 7, Cost: 37_500_000},
+		Totals: schemas.UsageSums{Events: 2, InputTokens: 1500, OutputTokens: 500, TotalTokens: 2000, CachedTokens: 7, Cost: schemas.AmountOf(37_500_000)},
 	}
 	s := serve(t)
 	s.reads.chat = func(app, id string) (*schemas.ChatUsage, error) {

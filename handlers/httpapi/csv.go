@@ -48,7 +48,7 @@ func appendCSVRow(b []byte, row *schemas.UsageRow) []byte {
 		b = strconv.AppendInt(b, n, 10)
 	}
 	b = append(b, ',')
-	b = schemas.AppendCost(b, row.Cost)
+	b = schemas.AppendAmount(b, row.Cost)
 	return append(b, '\r', '\n')
 }
 

@@ -25,6 +25,7 @@ var statusOf = map[schemas.Code]int{
 	schemas.CodeValidation:       http.StatusUnprocessableEntity,
 	schemas.CodeWindowAlignment:  http.StatusUnprocessableEntity,
 	schemas.CodeTooManyRows:      http.StatusUnprocessableEntity,
+	schemas.CodeSumTooLarge:      http.StatusUnprocessableEntity,
 	schemas.CodePayloadTooLarge:  http.StatusRequestEntityTooLarge,
 	schemas.CodeTooManyEvents:    http.StatusRequestEntityTooLarge,
 	schemas.CodeMediaType:        http.StatusUnsupportedMediaType,

@@ -142,7 +142,7 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-var sums = schemas.UsageSums{Events: 1, InputTokens: 2, OutputTokens: 3, TotalTokens: 5, CachedTokens: 1, ReasoningTokens: 1, Cost: 1_000_000_001}
+var sums = schemas.UsageSums{Events: 1, InputTokens: 2, OutputTokens: 3, TotalTokens: 5, CachedTokens: 1, ReasoningTokens: 1, Cost: schemas.AmountOf(1_000_000_001)}
 
 func instant(text string) time.Time {
 	return time.Unix(hour(text)*3600, 0).In(time.FixedZone("x", 3600))
@@ -153,7 +153,7 @@ func TestUsageReport(t *testing.T) {
 	s.reads.usage = reportOf(schemas.UsageReport{
 		Rows: []schemas.UsageRow{
 			{WindowStart: instant("2026-01-26T00:00:00Z"), WindowEnd: instant("2026-01-27T00:00:00Z"), Group: []string{"u\"1", ""}, UsageSums: sums},
-			{WindowStart: instant("2026-01-27T00:00:00Z"), Group: []string{"u2", "w"}, UsageSums: schemas.UsageSums{Cost: -500_000_000}},
+			{WindowStart: instant("2026-01-27T00:00:00Z"), Group: []string{"u2", "w"}, UsageSums: schemas.UsageSums{Cost: schemas.AmountOf(-500_000_000)}},
 		},
 		Totals: sums,
 	})
@@ -181,7 +181,7 @@ func TestUsageCSV(t *testing.T) {
 	s := serve(t)
 	s.reads.usage = reportOf(schemas.UsageReport{Rows: []schemas.UsageRow{
 		{WindowStart: instant("2026-01-26T00:00:00Z"), WindowEnd: instant("2026-01-27T00:00:00Z"), Group: []string{`say "hi", you`, ""}, UsageSums: sums},
-		{Group: []string{"=1+1", "a\r\nb"}, UsageSums: schemas.UsageSums{Events: -1, Cost: -1}},
+		{Group: []string{"=1+1", "a\r\nb"}, UsageSums: schemas.UsageSums{Events: -1, Cost: schemas.AmountOf(-1)}},
 		{Group: []string{"\tx", "-2,3"}},
 		{Group: []string{"+x", "@x"}},
 	}})

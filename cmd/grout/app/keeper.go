@@ -13,6 +13,7 @@ import (
 
 	"grout/bus"
 	"grout/handlers"
+	"grout/schemas"
 	"grout/store"
 )
 
@@ -38,6 +39,7 @@ type keeper struct {
 	age       time.Duration
 	bytes     int64 // limit of the command stream
 	logger    *slog.Logger
+	alarm     func(schemas.Alarm)
 
 	asked chan snapshotRequest
 
@@ -48,6 +50,8 @@ type keeper struct {
 	since   time.Time // when the last one was taken, or when the keeper started
 	mark    int64     // bytes applied by then
 	askedAt time.Time // when the last one was taken for somebody
+
+	overflowed bool // is told
 }
 
 // snapshotDir is where the snapshots of a partition are.
@@ -89,6 +93,13 @@ func (k *keeper) Run(ctx context.Context) error {
 }
 
 func (k *keeper) step(ctx context.Context) error {
+	if !k.overflowed && k.store.Overflowed() {
+		k.overflowed = true
+		k.alarm(schemas.Alarm{
+			Name: "SUM_OVERFLOW", Partition: k.partition,
+			Detail: "a sum of tokens or events has passed 9223372036854775807 and is wrong by 2^64 until as much is voided; what was recorded is right (GET /api/usage/events)",
+		})
+	}
 	if !k.due() {
 		return nil
 	}

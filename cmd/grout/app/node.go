@@ -149,6 +149,7 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 		store: s, loop: p.loop, bus: n.bus, partition: number, dir: snapshotDir(n.cfg.DataDir, number),
 		every: n.cfg.SnapshotEvery, age: n.cfg.CommandAge, bytes: n.cfg.CommandBytes, logger: logger,
 		asked: make(chan snapshotRequest, 1),
+		alarm: func(a schemas.Alarm) { n.alarms.raise(logger, a) },
 	}
 	p.ticker = &ticker{
 		store: s, loop: p.loop, publisher: p.publisher, clock: n.clock, logger: logger,
