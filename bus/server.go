@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -217,6 +218,9 @@ func hideStreams(dir string) error {
 	return nil
 }
 
+// stagedBatches is where a server puts aside the atomic batches of a stream.
+const stagedBatches = "batches"
+
 // hiddenDir is where the streams are while a server runs.
 func hiddenDir(dir string) string { return filepath.Join(dir, "streams") }
 
@@ -233,20 +237,48 @@ func exposeStreams(dir string) error {
 		return fmt.Errorf("look at the streams: %w", err)
 	}
 	for _, e := range entries {
-		place := filepath.Join(streamsDir(dir), e.Name())
-		if info, err := os.Lstat(place); err == nil && info.Mode().Type() == fs.ModeSymlink {
-			if err := os.Remove(place); err != nil {
-				return fmt.Errorf("put stream %s back: %w", e.Name(), err)
-			}
-		} else if inside, err := os.ReadDir(place); err == nil && len(inside) > 0 {
-			return fmt.Errorf("stream %s is there twice, as a copy that follows links makes it of a server that was killed: keep one of %s and %s, the one that is newer, and move the other away",
-				e.Name(), place, filepath.Join(hiddenDir(dir), e.Name()))
-		}
-		if err := os.Rename(filepath.Join(hiddenDir(dir), e.Name()), place); err != nil {
+		if err := exposeStream(filepath.Join(hiddenDir(dir), e.Name()), filepath.Join(streamsDir(dir), e.Name())); err != nil {
 			return fmt.Errorf("put stream %s back: %w", e.Name(), err)
 		}
 	}
 	return nil
+}
+
+// exposeStream moves a stream to the place where a link to it may be. A server that
+// has just been stopped after a write error may still be making directories for a
+// batch there; they hold nothing that was confirmed.
+func exposeStream(hidden, place string) (err error) {
+	for range 10 {
+		info, lost := os.Lstat(place)
+		switch {
+		case lost != nil: // there is nothing
+		case info.Mode().Type() == fs.ModeSymlink:
+			err = os.Remove(place)
+		case onlyStaged(place):
+			err = os.RemoveAll(place)
+		default:
+			return fmt.Errorf("it is there twice, as a copy that follows links makes it of a server that was killed: keep one of %s and %s, the one that is newer, and move the other away", place, hidden)
+		}
+		if err != nil {
+			return err
+		}
+		if err = os.Rename(hidden, place); !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return err
+}
+
+// onlyStaged reports whether a directory holds at most what a server puts aside for
+// atomic batches that are not committed.
+func onlyStaged(dir string) bool {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.Name() != stagedBatches {
+			return false
+		}
+	}
+	return err == nil
 }
 
 // streamsLinked tells whether the server has removed a stream while it started.

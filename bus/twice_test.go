@@ -36,3 +36,29 @@ func TestStreamThatIsThereTwice(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a server that is ending has put aside for a batch does not stand in the way of
+// the stream.
+func TestStreamBesideAStagedBatch(t *testing.T) {
+	dir := t.TempDir()
+	staged := filepath.Join(streamsDir(dir), schemas.StreamFacts, stagedBatches, "9XCBRj3p", "msgs")
+	stream := filepath.Join(hiddenDir(dir), schemas.StreamFacts)
+	for _, d := range []string{staged, filepath.Join(stream, "msgs")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(stream, settingsFile), []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := exposeStreams(dir); err != nil {
+		t.Fatal(err)
+	}
+	place := filepath.Join(streamsDir(dir), schemas.StreamFacts)
+	if _, err := os.Stat(filepath.Join(place, settingsFile)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(place, stagedBatches)); err == nil {
+		t.Error("what was put aside is still there")
+	}
+}
