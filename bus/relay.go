@@ -54,6 +54,7 @@ type RelayOptions struct {
 	Origin         func() int64  // tells the store's history from others, in the marker; 0 is unknown
 	RenewEvery     time.Duration // an idle relay renews its marker: 1 h
 	PublishTimeout time.Duration // of one batch: 10 s
+	Pace           time.Duration // from the begin of a batch that was not full to the next: 20 ms
 	Logger         *slog.Logger
 }
 
@@ -76,7 +77,9 @@ type Relay struct {
 	errors      atomic.Int64
 	at          schemas.RelayState // After: published; MarkerSeq: the fence
 	renewed     time.Time
-	established bool // the first resume is over: a foreign marker is a rival from here on
+	established bool      // the first resume is over: a foreign marker is a rival from here on
+	begun       time.Time // the last batch
+	more        bool      // it was full, so there may be more
 }
 
 // NewRelay makes the relay of a partition to a destination (schemas.DestFacts or
@@ -87,6 +90,9 @@ func (b *Bus) NewRelay(dest string, partition int, o Outbox, opts RelayOptions) 
 	}
 	if opts.PublishTimeout == 0 {
 		opts.PublishTimeout = 10 * time.Second
+	}
+	if opts.Pace == 0 {
+		opts.Pace = 20 * time.Millisecond
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
@@ -157,6 +163,9 @@ func (e *stopError) Error() string { return e.err.Error() }
 
 // step publishes one batch, or waits for something to publish.
 func (r *Relay) step(ctx context.Context) error {
+	if err := r.pace(ctx); err != nil {
+		return err
+	}
 	wake := r.out.Wake(r.dest)
 	facts, err := r.out.Facts(r.dest, r.at.After, relayMessages, relayBytes-headerRoom)
 	if err != nil {
@@ -177,6 +186,23 @@ func (r *Relay) step(ctx context.Context) error {
 	}
 }
 
+// pace lets facts gather. A batch costs the server two writes, two syncs, and files that
+// come and go, however few facts are in it, on the disk that commands wait for.
+func (r *Relay) pace(ctx context.Context) error {
+	wait := time.Until(r.begun.Add(r.opts.Pace))
+	if r.more || wait <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // publish commits one atomic batch of facts and the marker behind the fence.
 func (r *Relay) publish(ctx context.Context, facts []schemas.FactMessage) error {
 	n, size := 0, 0
@@ -187,6 +213,7 @@ func (r *Relay) publish(ctx context.Context, facts []schemas.FactMessage) error 
 		}
 		n++
 	}
+	r.begun, r.more = time.Now(), n < len(facts) || n >= relayMessages || size > relayBytes/2
 	facts = facts[:n]
 	ctx, cancel := context.WithTimeout(ctx, r.opts.PublishTimeout)
 	defer cancel()

@@ -122,6 +122,9 @@ func (s *UsageSums) counts() [6]*int64 {
 	return [...]*int64{&s.Events, &s.InputTokens, &s.OutputTokens, &s.TotalTokens, &s.CachedTokens, &s.ReasoningTokens}
 }
 
+// UsageSumsFields is how many numbers UsageSums has.
+const UsageSumsFields = 7
+
 // Append adds the stored form: a varint each.
 func (s *UsageSums) Append(dst []byte) []byte {
 	for _, n := range s.counts() {

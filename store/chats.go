@@ -217,19 +217,19 @@ func (g *generation) fromChat(ordinal uint64) int {
 
 // addChat folds one chat of the frozen generation into its row.
 func (tx *Tx) addChat(f foldChat) error {
-	row, err := readChat(tx.bucket(bucketChats), f.ordinal)
-	if err != nil {
-		return err
-	}
-	if row == nil {
-		row = &chat{chatKey: f.chatKey, user: f.user}
-		row.deltas = f.deltas
-		return tx.add(bucketChats, keyOrdinal(f.ordinal), row.append(nil))
-	}
-	if !row.deltas.Add(&f.deltas) {
-		tx.store.overflowed.Store(true)
-	}
-	return tx.put(bucketChats, keyOrdinal(f.ordinal), row.append(nil))
+	return tx.update(bucketChats, keyOrdinal(f.ordinal), func(old []byte) ([]byte, error) {
+		row := &chat{chatKey: f.chatKey, user: f.user}
+		if old != nil {
+			var err error
+			if row, err = parseChat(old); err != nil {
+				return nil, fmt.Errorf("chat %d: %w", f.ordinal, err)
+			}
+		}
+		if !row.deltas.Add(&f.deltas) {
+			tx.store.overflowed.Store(true)
+		}
+		return row.append(nil), nil
+	})
 }
 
 // chatLoader lets generations that are read from the event log hold its chats.

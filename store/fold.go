@@ -47,13 +47,11 @@ func (tx *Tx) foldSlice(rows int) error {
 		i := g.from(f.NextKey)
 		end := min(len(g.order), i+rows)
 		rows -= end - i
-		for ; i < end; i++ {
-			if err := tx.addHours(&g.order[i]); err != nil {
-				return err
-			}
+		if err := tx.foldHours(g.order[i:end]); err != nil {
+			return err
 		}
-		if i < len(g.order) {
-			f.NextKey = bytes.Clone(g.order[i].key)
+		if end < len(g.order) {
+			f.NextKey = bytes.Clone(g.order[end].key)
 			return nil
 		}
 		f.NextKey, f.NextChat = nil, 1
@@ -78,22 +76,4 @@ func (tx *Tx) foldChats(g *generation, rows int) error {
 	f.Folded, f.To, f.NextChat = f.To, 0, 0
 	tx.folded = true
 	return nil
-}
-
-func (tx *Tx) addHours(row *foldRow) error {
-	sums := *row.sums
-	old, err := tx.bucket(bucketHours).get(row.key)
-	if err != nil {
-		return err
-	}
-	if old != nil {
-		have, err := parseSums(old)
-		if err != nil {
-			return err
-		}
-		if !sums.Add(&have) {
-			tx.store.overflowed.Store(true)
-		}
-	}
-	return tx.put(bucketHours, row.key, appendSums(nil, &sums))
 }

@@ -18,7 +18,7 @@ const (
 	bucketAdjustments                 // log position, index → compensating entry of a correction
 	bucketIDs                         // first ordinal → id entries
 	bucketBatches                     // log position, index → what became of an ingest command
-	bucketHours                       // hour, app, tenant, user, workflow, model → sums
+	bucketHours                       // hour, app, rest of the first key → sums of tenant, user, workflow, model
 	bucketApps                        // app → its counters
 	bucketFacts                       // position → row
 	bucketDead                        // position → row

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -183,6 +184,9 @@ func (m *migrator) bucket(old *bbolt.Tx, id bucketID) error {
 	if from == nil {
 		return nil
 	}
+	if id == bucketHours {
+		return m.hours(from)
+	}
 	c := from.Cursor()
 	k, v := c.First()
 	for k != nil {
@@ -198,6 +202,60 @@ func (m *migrator) bucket(old *bbolt.Tx, id bucketID) error {
 				}
 				size += len(k) + len(v)
 				m.rows++
+			}
+			m.sums = tx.sums
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hours puts the aggregates, which were rows of their own, into blocks.
+func (m *migrator) hours(from *bbolt.Bucket) error {
+	c := from.Cursor()
+	k, v := c.First()
+	var key, head []byte
+	var w hoursWriter
+	write := func(tx *Tx) error {
+		if w.block == nil {
+			return nil
+		}
+		m.rows++
+		err := tx.add(bucketHours, key, w.block)
+		w = hoursWriter{}
+		return err
+	}
+	for k != nil || w.block != nil {
+		if err := m.db.Update(func(bolt *bbolt.Tx) error {
+			tx := Tx{bolt: bolt, sums: m.sums}
+			for size := 0; k != nil && size < migrateBytes; k, v = c.Next() {
+				length, err := headLength(k)
+				if err == nil {
+					_, err = parseSums(v)
+				}
+				if err != nil {
+					return fmt.Errorf("key %x: %w", k, err)
+				}
+				another := !bytes.Equal(head, k[:length])
+				if another || len(w.block) > hoursBlockBytes*2/3 {
+					if err := write(&tx); err != nil {
+						return err
+					}
+					key = bytes.Clone(k)
+				}
+				if another {
+					head = bytes.Clone(k[:length])
+					key = head
+				}
+				w.row(k[length:], v[1:])
+				size += len(k) + len(v)
+			}
+			if k == nil {
+				if err := write(&tx); err != nil {
+					return err
+				}
 			}
 			m.sums = tx.sums
 			return nil

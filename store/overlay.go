@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"strings"
+	"unsafe"
 
 	"go.etcd.io/bbolt"
 
@@ -28,12 +30,45 @@ type generation struct {
 	order  []foldRow
 
 	chatOrder []foldChat
+
+	sums  []schemas.UsageSums // room for the next rows: nearly every event may need one
+	texts []byte              // room for their keys
+}
+
+// Rows and keys of a generation are allocated this many at a time.
+const (
+	sumsAtOnce  = 512
+	textsAtOnce = 32 << 10
+)
+
+// newSums gives a row of zeros.
+func (g *generation) newSums() *schemas.UsageSums {
+	if len(g.sums) == 0 {
+		g.sums = make([]schemas.UsageSums, sumsAtOnce)
+	}
+	s := &g.sums[0]
+	g.sums = g.sums[1:]
+	return s
+}
+
+// text keeps a copy of b.
+func (g *generation) text(b []byte) string {
+	if len(g.texts) < len(b) {
+		g.texts = make([]byte, max(textsAtOnce, len(b)))
+	}
+	n := copy(g.texts, b)
+	s := unsafe.String(unsafe.SliceData(g.texts), n) // never written again
+	g.texts = g.texts[n:]
+	return s
 }
 
 type foldRow struct {
 	key  []byte
+	head int // length of hour and app in it
 	sums *schemas.UsageSums
 }
+
+func (r *foldRow) rest() []byte { return r.key[r.head:] }
 
 func newGeneration(number uint64) *generation {
 	return &generation{number: number, apps: map[string]map[uint32]map[string]*schemas.UsageSums{}, chats: map[chatKey]*chatRow{}}
@@ -84,8 +119,8 @@ func (a *adder) addDelta(app string, hour uint32, delta *schemas.UsageSums) {
 	}
 	sums := a.rows[string(a.key)]
 	if sums == nil {
-		sums = new(schemas.UsageSums)
-		a.rows[string(a.key)] = sums
+		sums = a.to.newSums()
+		a.rows[a.to.text(a.key)] = sums
 		a.to.rows++
 	}
 	a.exact = sums.Add(delta) && a.exact
@@ -96,18 +131,47 @@ func (g *generation) freeze() {
 	g.sorted = make(chan struct{})
 	go func() {
 		defer close(g.sorted)
-		g.order = make([]foldRow, 0, g.rows)
-		for app, hours := range g.apps {
-			for hour, rows := range hours {
-				prefix := appendHourAppKey(nil, hour, app)
-				for rest, sums := range rows {
-					g.order = append(g.order, foldRow{append(prefix[:len(prefix):len(prefix)], rest...), sums})
-				}
-			}
-		}
-		slices.SortFunc(g.order, func(a, b foldRow) int { return bytes.Compare(a.key, b.key) })
+		g.sortRows()
 		g.sortChats()
 	}()
+}
+
+// sortRows orders the rows by their keys: hours and apps first, then what follows
+// within each, which is short and has little in common.
+func (g *generation) sortRows() {
+	type group struct {
+		prefix []byte
+		rows   map[string]*schemas.UsageSums
+	}
+	var groups []group
+	for app, hours := range g.apps {
+		for hour, rows := range hours {
+			groups = append(groups, group{appendHourAppKey(nil, hour, app), rows})
+		}
+	}
+	slices.SortFunc(groups, func(a, b group) int { return bytes.Compare(a.prefix, b.prefix) })
+	g.order = make([]foldRow, 0, g.rows)
+	type row struct {
+		rest string
+		sums *schemas.UsageSums
+	}
+	var list []row
+	var keys []byte
+	for _, group := range groups {
+		list = list[:0]
+		for rest, sums := range group.rows {
+			list = append(list, row{rest, sums})
+		}
+		slices.SortFunc(list, func(a, b row) int { return strings.Compare(a.rest, b.rest) })
+		for _, r := range list {
+			n := len(group.prefix) + len(r.rest)
+			if cap(keys)-len(keys) < n {
+				keys = make([]byte, 0, max(textsAtOnce, n))
+			}
+			keys = append(append(keys, group.prefix...), r.rest...)
+			g.order = append(g.order, foldRow{keys[len(keys)-n : len(keys) : len(keys)], len(group.prefix), r.sums})
+		}
+	}
 }
 
 // from gives the place of the first row at or after a key.
@@ -183,6 +247,9 @@ func parseFoldState(b []byte) (f foldState, err error) {
 	}
 	return f, r.Err
 }
+
+// sumsRoom holds most rows of sums, with their seal.
+const sumsRoom = 32
 
 func appendSums(b []byte, s *schemas.UsageSums) []byte { return s.Append(append(b, 1)) }
 

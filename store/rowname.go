@@ -79,7 +79,7 @@ func messageName(at uint64) string {
 	return fmt.Sprintf("message %d of epoch %d", seq, at>>sequenceBits+firstEpoch)
 }
 
-// hourName reads the key of an aggregate; empty when it is none.
+// hourName reads the key of a block of aggregates; empty when it is none.
 func hourName(key []byte) string {
 	if len(key) < 4 {
 		return ""
@@ -87,9 +87,15 @@ func hourName(key []byte) string {
 	hour := time.Unix(int64(binary.BigEndian.Uint32(key))*3600, 0).UTC()
 	r := newReader(key[4:])
 	text := "sums of " + hour.Format("2006-01-02T15:04Z")
-	for _, field := range [...]string{"app", "tenant", "user", "workflow", "model"} {
+	for i, field := range [...]string{"app", "tenant", "user", "workflow", "model"} {
+		if i == 1 && len(r.B) == 0 { // the first block of the hour and app
+			break
+		}
+		if i == 1 {
+			text += " from"
+		}
 		if v := r.text(); v != "" {
-			text += fmt.Sprintf(", %s %q", field, v)
+			text += fmt.Sprintf(" %s %q", field, v)
 		}
 	}
 	if r.Err != nil || len(r.B) > 0 {

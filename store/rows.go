@@ -180,6 +180,26 @@ func (tx *Tx) put(id bucketID, key, value []byte) error {
 	return tx.write(b, key, value)
 }
 
+// update writes what becomes of a row, whose value is nil when there is none. It spares
+// put's look for the row.
+func (tx *Tx) update(id bucketID, key []byte, become func(old []byte) ([]byte, error)) error {
+	b := tx.bucket(id)
+	sealed := b.Get(key)
+	var old []byte
+	if sealed != nil {
+		var ok bool
+		if old, ok = unseal(id, key, sealed); !ok {
+			return &RowDamage{id.String(), append([]byte(nil), key...)}
+		}
+		tx.sums[id].remove(id, key, sealed)
+	}
+	value, err := become(old)
+	if err != nil {
+		return err
+	}
+	return tx.write(b, key, value)
+}
+
 // add writes a row whose key is new.
 func (tx *Tx) add(id bucketID, key, value []byte) error { return tx.write(tx.bucket(id), key, value) }
 

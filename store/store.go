@@ -24,7 +24,7 @@ const Format = 2
 
 // DefaultFoldEvery is how many events are applied between two freezes of the
 // newest aggregates.
-const DefaultFoldEvery = 250_000
+const DefaultFoldEvery = 500_000
 
 const (
 	// sequentialFill packs pages of buckets that are only ever appended to.

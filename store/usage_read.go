@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -109,22 +110,20 @@ func scanHours(ctx context.Context, bolt *bbolt.Tx, app string, from, to uint32,
 	c := bucketOf(bolt, bucketHours).cursor()
 	prefix := appendHourAppKey(nil, from, app)
 	k, value := c.seek(prefix)
-	for n := 1; k != nil; n++ {
+	for k != nil {
 		hour := binary.BigEndian.Uint32(k)
 		if hour >= to {
 			return nil
 		}
-		if n%1024 == 0 && ctx.Err() != nil {
-			return ctx.Err()
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		prefix = appendHourAppKey(prefix[:0], hour, app)
 		switch {
 		case bytes.HasPrefix(k, prefix):
-			sums, err := parseSums(value)
-			if err != nil {
-				return err
+			if err := eachHour(value, func(rest string, sums *schemas.UsageSums) { do(hour, rest, sums) }); err != nil {
+				return fmt.Errorf("aggregates at %x: %w", k, err)
 			}
-			do(hour, string(k[len(prefix):]), &sums)
 			k, value = c.next()
 		case bytes.Compare(k, prefix) < 0: // before the app in this hour
 			k, value = c.seek(prefix)

@@ -184,6 +184,7 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		watches.run(p.watch)
 	}
 	watches.run(n.scrub)
+	watches.run(n.boundMemory)
 	err := n.awaitReady(ctx, failed)
 	if err == nil {
 		n.keepEpochs(ctx)
