@@ -8,13 +8,13 @@ import (
 )
 
 // voidUsage lets an event count no more (contract §7).
-func voidUsage(tx *store.Tx, c Command, v *schemas.EventVoid) (Result, error) {
-	return correct(tx, c, v.EventID, v.Reason, decideVoid)
+func (e *engine) voidUsage(tx *store.Tx, c Command, v *schemas.EventVoid) (Result, error) {
+	return e.correct(tx, c, v.EventID, v.Reason, decideVoid)
 }
 
 // amendUsage lets an event count with other values (contract §7).
-func amendUsage(tx *store.Tx, c Command, a *schemas.EventAmendment) (Result, error) {
-	return correct(tx, c, a.EventID, a.Reason, func(s standing) (standing, *schemas.Error) {
+func (e *engine) amendUsage(tx *store.Tx, c Command, a *schemas.EventAmendment) (Result, error) {
+	return e.correct(tx, c, a.EventID, a.Reason, func(s standing) (standing, *schemas.Error) {
 		return decideAmend(s, &a.Values)
 	})
 }
@@ -69,7 +69,7 @@ func decideAmend(s standing, v *schemas.UsageValues) (standing, *schemas.Error) 
 // correct is the shell around both rules. A correction that was made before is
 // answered as it was then, however old its event has become, and is no new fact;
 // one that would change something is bound to the age of what can be ingested.
-func correct(tx *store.Tx, c Command, eventID, reason string, decide func(standing) (standing, *schemas.Error)) (Result, error) {
+func (e *engine) correct(tx *store.Tx, c Command, eventID, reason string, decide func(standing) (standing, *schemas.Error)) (Result, error) {
 	if c.AppID == "" {
 		return Result{}, errors.New("the command names no app")
 	}
@@ -97,6 +97,10 @@ func correct(tx *store.Tx, c Command, eventID, reason string, decide func(standi
 	if refused != nil {
 		return refuse(tx, c, eventID, refused), nil
 	}
+	books := e.open(tx, c)
+	if err := books.prepare(c.AppID, rec.Event.TenantID, rec.Event.UserID); err != nil {
+		return Result{}, err
+	}
 	entry, err := tx.Adjust(c.Index, rec, next.status, next.sums, reason)
 	if err != nil {
 		return Result{}, err
@@ -108,7 +112,8 @@ func correct(tx *store.Tx, c Command, eventID, reason string, decide func(standi
 	tx.Emit(c.Index, kind, c.AppID, subjectOf(eventID), func(b []byte) []byte {
 		return schemas.AppendUsageAdjusted(b, &rec.Event, &entry.Delta, &entry.Effective, reason)
 	})
-	return adjusted(eventID, entry), nil
+	books.count(entry.Hour, entry.Model, &entry.Delta)
+	return adjusted(eventID, entry), books.close()
 }
 
 func subjectOf(eventID string) string { return "event/" + eventID }
@@ -118,10 +123,7 @@ func adjusted(eventID string, a *store.Adjustment) Result {
 	return Result{Outcome: o.Append(nil)}
 }
 
-// refuse gives a command that a rule refuses its one outcome (contract §8).
+// refuse gives a command about an event that a rule refuses its one outcome.
 func refuse(tx *store.Tx, c Command, eventID string, why *schemas.Error) Result {
-	data := schemas.CommandRefusedData{Code: why.Code, Detail: why.Detail}
-	tx.Emit(c.Index, schemas.CommandRefused.Name, c.AppID, subjectOf(eventID), data.AppendJSON)
-	o := schemas.CommandOutcome{Code: why.Code, Detail: why.Detail}
-	return Result{Outcome: o.Append(nil)}
+	return refuseAt(tx, c, subjectOf(eventID), why)
 }

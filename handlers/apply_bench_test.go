@@ -20,13 +20,21 @@ func BenchmarkApply(b *testing.B) {
 			name      string
 			chats     int
 			summaries bool
-		}{{"none", 0, false}, {"1000", 1000, false}, {"100000", 100_000, false}, {"each-its-own", -1, false}, {"1000-with-summaries", 1000, true}} {
-			b.Run(fmt.Sprintf("events=%d/chats=%s", events, c.name), func(b *testing.B) { benchmarkApply(b, events, c.chats, c.summaries) })
+			budgets   bool
+		}{
+			{name: "none"},
+			{name: "none-with-budgets", budgets: true},
+			{name: "1000", chats: 1000},
+			{name: "100000", chats: 100_000},
+			{name: "each-its-own", chats: -1},
+			{name: "1000-with-summaries", chats: 1000, summaries: true},
+		} {
+			b.Run(fmt.Sprintf("events=%d/chats=%s", events, c.name), func(b *testing.B) { benchmarkApply(b, events, c.chats, c.summaries, c.budgets) })
 		}
 	}
 }
 
-func benchmarkApply(b *testing.B, events, chats int, summaries bool) {
+func benchmarkApply(b *testing.B, events, chats int, summaries, budgets bool) {
 	s, err := store.Open(filepath.Join(b.TempDir(), "s.db"), store.Options{Partitions: 1})
 	if err != nil {
 		b.Fatal(err)
@@ -67,6 +75,18 @@ func benchmarkApply(b *testing.B, events, chats int, summaries bool) {
 			list = append(list, e)
 		}
 		applyGroups(b, s, [][]schemas.CommandFrame{group(list)}, 1)
+	}
+	if budgets { // of every app and every user
+		for n := range 50 * 101 {
+			text := fmt.Sprintf(`{"version":"1.1","app_id":"app-%d","plan":{"tier":"pro"},"token_budget":{"period":"monthly","total_tokens":{"limit":1000000000000,"enforcement":"hard"}}`, n%50)
+			if n >= 50 {
+				text += fmt.Sprintf(`,"user_id":"user-%d"`, n/50-1)
+			}
+			m := schemas.ManifestSync{Manifest: manifestOf(b, text+"}")}
+			applyGroups(b, s, [][]schemas.CommandFrame{{{
+				Kind: schemas.SyncEntitlement.Name, AppID: m.Manifest.AppID, ID: fmt.Sprint("m", n), Source: "//t", Time: testNow, Accepted: testNow, Payload: m.EncodePayload(nil),
+			}}}, 1)
+		}
 	}
 	const ahead = 64
 	var elapsed, used time.Duration

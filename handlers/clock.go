@@ -29,10 +29,11 @@ func JudgeClockSet(c store.ClockView, to int64) *schemas.Error {
 		instant(c.ExpiredUntil), instant(to), instant(c.ExpiredUntil+schemas.SegmentKept))
 }
 
-// tick notes what the clock shows. Segments and folds follow from it (architecture §4).
-func tick(tx *store.Tx, c Command, _ *schemas.Tick) (Result, error) {
+// tick notes what the clock shows. Segments and folds follow from it (architecture §4),
+// and what is due by then is carried out.
+func (e *engine) tick(tx *store.Tx, c Command, _ *schemas.Tick) (Result, error) {
 	tx.Tick(decideTick(tx.Clock().Clock, c.Accepted))
-	return done(), nil
+	return done(), e.carryOut(tx, c)
 }
 
 // decideTick says what a tick at an instant makes of the clock. A step between two
@@ -86,6 +87,11 @@ func JudgeOldest(c store.Clock, oldest, now int64) *schemas.Error {
 func expireSegments(tx *store.Tx, _ Command, e *schemas.SegmentExpiry) (Result, error) {
 	if why := decideExpiry(tx.Clock(), e.Before); why != nil {
 		return refused(why), nil
+	}
+	if due, err := tx.NextDue(); err != nil {
+		return Result{}, err
+	} else if due != nil && due.At <= e.Before+schemas.MaxHoldAge { // an open hold would lose its row
+		return refused(schemas.Errorf(schemas.CodeSegmentKept, "a tick must come first: something has been due since %s", instant(due.At))), nil
 	}
 	dropped, err := tx.Expire(e.Before)
 	if err != nil {

@@ -1,6 +1,8 @@
 package handlers
 
 import (
+	"slices"
+
 	"grout/schemas"
 	"grout/store"
 )
@@ -11,7 +13,7 @@ import (
 const RulesVersion = 1
 
 // setConfig lets a name stand for other content from here on.
-func setConfig(tx *store.Tx, c Command, change *schemas.ConfigChange) (Result, error) {
+func (e *engine) setConfig(tx *store.Tx, c Command, change *schemas.ConfigChange) (Result, error) {
 	if change.Name == schemas.ConfigRules {
 		next, err := schemas.ParseRules(change.Content)
 		if err != nil {
@@ -28,11 +30,49 @@ func setConfig(tx *store.Tx, c Command, change *schemas.ConfigChange) (Result, e
 			return Result{}, RulesNewer(next.Version)
 		}
 	}
+	if change.Name == schemas.ConfigManifest {
+		return done(), e.setBelow(tx, c, change)
+	}
 	_, err := tx.SetConfig(c.Index, change)
 	if err != nil {
 		return Result{}, err
 	}
 	return done(), nil
+}
+
+// setBelow puts another manifest below that of its app, whose budget may follow from it.
+// Every partition is told of it; only that of the app has counters.
+func (e *engine) setBelow(tx *store.Tx, c Command, change *schemas.ConfigChange) error {
+	next, fault := schemas.ParseBelow(change.Content)
+	if fault != nil {
+		return fault
+	}
+	have, _, err := e.below(txState{tx}, store.Newest)
+	if err != nil {
+		return err
+	}
+	var apps []string
+	for _, m := range [...]*schemas.Manifest{have, next.Manifest} {
+		if m != nil && tx.Owns(m.AppID) && !slices.Contains(apps, m.AppID) {
+			apps = append(apps, m.AppID)
+		}
+	}
+	books := e.open(tx, c)
+	whole := schemas.Scope{Kind: schemas.ScopeApp}
+	for _, app := range apps {
+		if _, err := books.budget(app, whole); err != nil { // what is carried over follows from the old one
+			return err
+		}
+	}
+	if changed, err := tx.SetConfig(c.Index, change); err != nil || !changed {
+		return err
+	}
+	for _, app := range apps {
+		if err := books.reconcile(app, whole); err != nil {
+			return err
+		}
+	}
+	return books.close()
 }
 
 // RulesOf gives the version of the rules that a configuration names; 0 when there is

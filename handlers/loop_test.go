@@ -407,7 +407,7 @@ func TestKindHasOneHandler(t *testing.T) {
 			t.Error("two handlers for usage.ingest")
 		}
 	}()
-	On(NewTable(), schemas.UsageIngest, ingestUsage)
+	On(NewTable(), schemas.UsageIngest, (&engine{newLibrary()}).ingestUsage)
 }
 
 // Every kind of command has a handler in this release.

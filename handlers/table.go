@@ -37,13 +37,21 @@ type row struct {
 // NewTable gives the table of this release.
 func NewTable() *Table {
 	t := &Table{rows: map[string]row{}}
-	On(t, schemas.UsageIngest, ingestUsage)
-	On(t, schemas.UsageVoid, voidUsage)
-	On(t, schemas.UsageAmend, amendUsage)
+	e := &engine{newLibrary()}
+	On(t, schemas.UsageIngest, e.ingestUsage)
+	On(t, schemas.UsageVoid, e.voidUsage)
+	On(t, schemas.UsageAmend, e.amendUsage)
+	On(t, schemas.SyncEntitlement, e.syncManifest)
+	On(t, schemas.SyncSubscription, e.syncSubscription)
+	On(t, schemas.CheckEntitlement, e.check)
+	On(t, schemas.ReserveBudget, e.reserve)
+	On(t, schemas.SettleBudget, e.settle)
+	On(t, schemas.ExtendBudget, e.extend)
+	On(t, schemas.ReleaseBudget, e.release)
 	On(t, schemas.ClockSet, setClock)
-	On(t, schemas.ClockTick, tick)
+	On(t, schemas.ClockTick, e.tick)
 	On(t, schemas.SegmentExpire, expireSegments)
-	On(t, schemas.ConfigSet, setConfig)
+	On(t, schemas.ConfigSet, e.setConfig)
 	On(t, schemas.EpochStart, startEpoch)
 	return t
 }

@@ -13,7 +13,7 @@ import (
 const maxCarriedParts = 4096
 
 // ingestUsage counts the events of a batch, each once for ever (contract §7).
-func ingestUsage(tx *store.Tx, c Command, b *schemas.UsageBatch) (Result, error) {
+func (e *engine) ingestUsage(tx *store.Tx, c Command, b *schemas.UsageBatch) (Result, error) {
 	var prior *store.Batch
 	if !b.Made {
 		var err error
@@ -22,11 +22,14 @@ func ingestUsage(tx *store.Tx, c Command, b *schemas.UsageBatch) (Result, error)
 		}
 	}
 	record := &store.Batch{BatchID: b.BatchID, Made: b.Made, Parts: decideParts(prior, b.Parts, tx.Place(c.Index))}
-	in := ingest{tx: tx, command: c, batch: b, parts: map[string]*store.Part{}, listed: map[string][]schemas.RejectedInBatch{}}
+	in := ingest{tx: tx, command: c, batch: b, books: e.open(tx, c), parts: map[string]*store.Part{}, listed: map[string][]schemas.RejectedInBatch{}}
 	for i := range b.Parts {
 		in.parts[b.Parts[i].AppID] = &record.Parts[i]
 	}
 	if err := in.events(); err != nil {
+		return Result{}, err
+	}
+	if err := in.books.close(); err != nil {
 		return Result{}, err
 	}
 	in.refused()
@@ -98,6 +101,7 @@ type ingest struct {
 	tx      *store.Tx
 	command Command
 	batch   *schemas.UsageBatch
+	books   *books
 	parts   map[string]*store.Part
 	errors  []schemas.EventError                 // of all apps, for the answer
 	listed  map[string][]schemas.RejectedInBatch // by app, for the facts
@@ -130,6 +134,9 @@ func (in *ingest) events() error {
 			in.refuse(part, e, code, detail)
 			continue
 		}
+		if err := in.books.prepare(e.AppID, e.TenantID, e.UserID); err != nil {
+			return err
+		}
 		entry, err := in.tx.RecordUsage(in.command.Index, e, &b.Prints[i])
 		if err != nil {
 			return err
@@ -137,6 +144,7 @@ func (in *ingest) events() error {
 		switch entry {
 		case store.Entered:
 			part.Accepted++
+			in.books.recorded(e)
 		case store.Duplicate:
 			part.Duplicates++
 		case store.Conflict:

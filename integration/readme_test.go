@@ -83,7 +83,8 @@ func TestReadme(t *testing.T) {
 	for i, b := range blocks {
 		script := strings.NewReplacer(
 			"http://127.0.0.1:8080", p.URL, "go run ./cmd/grout ingest", grout+" ingest --url "+p.URL,
-			"go run ./cmd/grout usage", grout+" usage --url "+p.URL, "go run ./cmd/grout", grout,
+			"go run ./cmd/grout usage", grout+" usage --url "+p.URL, "go run ./cmd/grout entitlements get", grout+" entitlements get --url "+p.URL,
+			"go run ./cmd/grout entitlements explain", grout+" entitlements explain --url "+p.URL, "go run ./cmd/grout", grout,
 		).Replace(string(b[1]))
 		out, err := shell(t, dir, script)
 		if err != nil || strings.Contains(out, `"error_code"`) {
@@ -91,8 +92,8 @@ func TestReadme(t *testing.T) {
 		}
 	}
 	out, err := shell(t, dir, fmt.Sprintf(`curl -sS "%s/api/usage?app_id=dev_app" -H "X-Internal-API-Key: $(cat data/secrets/internal_api_key)"`, p.URL))
-	if err != nil || !strings.Contains(out, `"events":4`) {
-		t.Errorf("after the README's commands: %v %s, want 4 events", err, out)
+	if err != nil || !strings.Contains(out, `"events":5`) {
+		t.Errorf("after the README's commands: %v %s, want 5 events", err, out)
 	}
 	stop(t, p)
 }

@@ -263,7 +263,7 @@ func checkStruct(t *testing.T, name string, schema map[string]any, typ reflect.T
 		f := typ.Field(i)
 		field, options, _ := strings.Cut(f.Tag.Get("json"), ",")
 		fields = append(fields, field)
-		if options != "omitempty" {
+		if options != "omitempty" && options != "omitzero" {
 			required = append(required, field)
 		}
 		if properties[field] == nil {

@@ -26,10 +26,27 @@ func ExampleCommandKinds() {
 	// command segment.expire ai.mozaiks.segment.expire.v1
 	// command config.set ai.mozaiks.config.set.v1
 	// command epoch.start ai.mozaiks.epoch.start.v1
+	// command entitlement.sync ai.mozaiks.entitlement.sync.v1
+	// command subscription.sync ai.mozaiks.subscription.sync.v1
+	// command entitlement.check ai.mozaiks.entitlement.check.v1
+	// command budget.reserve ai.mozaiks.budget.reserve.v1
+	// command budget.settle ai.mozaiks.budget.settle.v1
+	// command budget.extend ai.mozaiks.budget.extend.v1
+	// command budget.release ai.mozaiks.budget.release.v1
 	// fact usage.recorded ai.mozaiks.usage.recorded.v1
 	// fact usage.rejected ai.mozaiks.usage.rejected.v1
 	// fact usage.voided ai.mozaiks.usage.voided.v1
 	// fact usage.amended ai.mozaiks.usage.amended.v1
+	// fact entitlement.synced ai.mozaiks.entitlement.synced.v1
+	// fact subscription.changed ai.mozaiks.subscription.changed.v1
+	// fact entitlement.consumed ai.mozaiks.entitlement.consumed.v1
+	// fact entitlement.limit_reached ai.mozaiks.entitlement.limit_reached.v1
+	// fact entitlement.feature_blocked ai.mozaiks.entitlement.feature_blocked.v1
+	// fact entitlement.period_reset ai.mozaiks.entitlement.period_reset.v1
+	// fact budget.threshold_reached ai.mozaiks.budget.threshold_reached.v1
+	// fact budget.threshold_cleared ai.mozaiks.budget.threshold_cleared.v1
+	// fact budget.exceeded ai.mozaiks.budget.exceeded.v1
+	// fact budget.reservation_expired ai.mozaiks.budget.reservation_expired.v1
 	// fact command.refused ai.mozaiks.command.refused.v1
 	// group ai.mozaiks.command_group.v1
 	// dead letter ai.mozaiks.dead_letter.v1
@@ -55,7 +72,7 @@ func TestKindsAreUniqueAndFitIntoSubjects(t *testing.T) {
 
 // What only grout writes is no fact and has nothing to do with usage.
 func TestInternalKinds(t *testing.T) {
-	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start"}
+	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start", "entitlement.check"}
 	got := InternalKinds()
 	for _, kind := range want {
 		if !slices.Contains(got, kind) {

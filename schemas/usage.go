@@ -148,6 +148,7 @@ const (
 	IDBatch      IDKind = 'b'
 	IDAdjustment IDKind = 'a' // of an event: what it counts for now
 	IDChat       IDKind = 'c' // has a log of its own
+	IDHold       IDKind = 'h'
 )
 
 // Fingerprint identifies an id of an app for ever (architecture §3, id log).

@@ -324,10 +324,20 @@ func (b *UsageBatch) print() {
 	b.Prints = slices.Grow(b.Prints[:0], len(b.Events))[:len(b.Events)]
 	var scratch []byte
 	for i := range b.Events {
-		e, p := &b.Events[i], &b.Prints[i]
-		p.ID, scratch = FingerprintOf(IDEvent, e.AppID, e.EventID, scratch)
-		p.Digest, scratch = ContentDigest(e, scratch)
+		scratch = b.Prints[i].of(&b.Events[i], scratch)
 	}
+}
+
+func (p *EventPrint) of(e *UsageEvent, scratch []byte) []byte {
+	p.ID, scratch = FingerprintOf(IDEvent, e.AppID, e.EventID, scratch)
+	p.Digest, scratch = ContentDigest(e, scratch)
+	return scratch
+}
+
+// PrintOf gives what the id log keeps of an event.
+func PrintOf(e *UsageEvent) (p EventPrint) {
+	p.of(e, nil)
+	return p
 }
 
 func appendEventErrors(dst []byte, list []EventError) []byte {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"go.etcd.io/bbolt"
@@ -61,6 +63,11 @@ func (tx *Tx) Config(name string) *ConfigVersion {
 	return tx.store.config[name]
 }
 
+// Owns reports whether an app belongs to the partition of this store.
+func (tx *Tx) Owns(app string) bool {
+	return schemas.PartitionOf(app, tx.store.opts.Partitions) == tx.store.opts.Partition
+}
+
 // SetConfig lets a name stand for other content, from the command with the given index
 // on. It reports whether that changes anything.
 func (tx *Tx) SetConfig(command uint32, c *schemas.ConfigChange) (bool, error) {
@@ -85,6 +92,13 @@ func (s *Store) Config(name string) *ConfigVersion {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.config[name]
+}
+
+// ConfigNames lists what there is a configuration of.
+func (s *Store) ConfigNames() []string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Sorted(maps.Keys(s.config))
 }
 
 // ConfigHistory lists every version of the configuration, by name and then by age,

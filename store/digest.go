@@ -40,7 +40,8 @@ func (s *Store) Dump(w io.Writer) error {
 
 // AppDigests gives a digest of each app's state: its aggregates, its ids with
 // what they stand for, its adjustments, and what became of its batches, as far as
-// they have not expired; behind a slash, when it has chats, the digest of those.
+// they have not expired; behind a slash, when it has chats, the digest of those, and
+// behind a number sign that of what it is entitled to, its budgets and its holds.
 // Positions, group cuts and instants of arrival are left out, so the digest is
 // the same for any number of partitions (architecture §5).
 func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
@@ -92,8 +93,15 @@ func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 		out[app] = d.sum()
 	}
 	chats, err := s.chatDigests()
+	if err != nil {
+		return nil, err
+	}
 	for app, d := range chats {
 		out[app] += "/" + d.sum()
+	}
+	entitlements, err := s.entitlementDigests()
+	for app, d := range entitlements {
+		out[app] += "#" + d.sum()
 	}
 	return out, err
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"grout/handlers"
+	"grout/handlers/entitlements"
 	"grout/schemas"
 	"grout/store"
 )
@@ -56,6 +57,7 @@ func TestMakeFormat(t *testing.T) {
 	applyGroups(t, s, formatSummaries())
 	applyGroups(t, s, formatEpoch(s))
 	applyGroups(t, s, formatAfter())
+	applyGroups(t, s, formatEntitlements(t))
 	half, err := s.Facts(schemas.DestFacts, schemas.Position{}, 20, 1<<20)
 	if err != nil {
 		t.Fatal(err)
@@ -278,6 +280,57 @@ func formatAfter() (groups [][]schemas.CommandFrame) {
 	return groups
 }
 
+// formatEntitlements are manifests of every scope, budgets, holds in every state, and
+// what checks have counted.
+func formatEntitlements(t testing.TB) (groups [][]schemas.CommandFrame) {
+	second := int64(4000)
+	add := func(kind, app string, payload []byte) {
+		second++
+		groups = append(groups, []schemas.CommandFrame{frameAt(second, kind, app, payload)})
+	}
+	sync := func(text string) {
+		m, err := schemas.ParseManifest([]byte(text))
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		add(schemas.SyncEntitlement.Name, m.AppID, (&schemas.ManifestSync{Manifest: m}).EncodePayload(nil))
+	}
+	below := `{"source":"file","manifest":{"version":"1.1","app_id":"app-2","plan":{"tier":"free"},"token_budget":{"period":"monthly","total_tokens":{"limit":9000,"enforcement":"soft"}}}}`
+	for _, c := range [][2]string{{schemas.ConfigManifest, below}, {schemas.ConfigSwitches, `{"monetization":false,"enforce":true}`}} {
+		add(schemas.ConfigSet.Name, "", schemas.NewConfigChange(c[0], []byte(c[1])).EncodePayload(nil))
+	}
+	for n, limit := range []int{100_000, 4_000_000} {
+		sync(fmt.Sprintf(`{"version":"1.1","app_id":"app-1","revision":%d,"plan":{"tier":"pro"},"features":{"größe":false},"token_budget":{"period":"monthly","rollover":true,`+
+			`"burst_allowance":10,"total_tokens":{"limit":%d,"used":5,"enforcement":"hard"},"per_model_limits":{"model-1":{"limit":-1}}},"x":1}`, 3+n, limit))
+	}
+	sync(`{"version":"1.0","app_id":"app-1","user_id":"user 1","plan":{"tier":"starter"},"token_budget":{"period":"lifetime","input_tokens":{"limit":5000000,"used":4999000,"enforcement":"hard"}},` +
+		`"rate_limits":{"requests_per_minute":2,"concurrent_workflows":3},"plugins":{"per_plugin_limits":{"story":{"calls_per_period":5,"period":"daily"}}}}`)
+	sync(`{"version":"1.1","app_id":"app-1","tenant_id":"tenant","plan":{"tier":"pro"},"token_budget":{"period":"hourly","output_tokens":{"limit":70000000,"enforcement":"warn"}}}`)
+	sub, _, err := schemas.ParseSubscription([]byte(`{"userId":"user 2","plan":"gold","status":"trialing","appId":"app-1"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(schemas.SyncSubscription.Name, "app-1", (&schemas.SubscriptionSync{Subscription: sub}).EncodePayload(nil))
+	for n, id := range []string{"settled", "released", "expired", "open", "refused"} {
+		r := schemas.BudgetReserve{ReservationID: id, UserID: "user 1", TenantID: "tenant", Model: "model-1", TTL: 3600, Tokens: schemas.Tokens{Total: 100, Input: 40}}
+		if id == "expired" {
+			r.TTL = 2
+		}
+		if id == "refused" {
+			r.Tokens.Input = int64(n) * 1_000_000
+		}
+		add(schemas.ReserveBudget.Name, "app-1", r.EncodePayload(nil))
+	}
+	add(schemas.SettleBudget.Name, "app-1", (&schemas.BudgetSettle{ReservationID: "settled", Event: schemas.UsageEvent{EventID: "of a hold", InputTokens: 30, OutputTokens: 90, TotalTokens: 120}}).EncodePayload(nil))
+	add(schemas.ReleaseBudget.Name, "app-1", (&schemas.BudgetRelease{ReservationID: "released"}).EncodePayload(nil))
+	add(schemas.ExtendBudget.Name, "app-1", (&schemas.BudgetExtend{ReservationID: "open", TTL: 3600}).EncodePayload(nil))
+	for range 3 {
+		add(schemas.CheckEntitlement.Name, "app-1", (&schemas.EntitlementCheck{UserID: "user 1", Plugin: "story", Count: true, Needed: 1}).EncodePayload(nil))
+	}
+	add(schemas.CheckEntitlement.Name, "app-1", (&schemas.EntitlementCheck{Feature: "größe", Count: true, Needed: 1}).EncodePayload(nil))
+	return groups
+}
+
 func formatEvent(r *rand.Rand, index int) schemas.UsageEvent {
 	e := schemas.UsageEvent{
 		Index: uint32(index), EventID: fmt.Sprintf("event-%d", r.Uint64()), AppID: fmt.Sprint("app-", r.IntN(4)),
@@ -364,6 +417,7 @@ type formatFacts struct {
 	Events   map[string][]string `json:"events"` // newest first
 	Batches  map[string]string   `json:"batches"`
 	Chats    map[string]string   `json:"chats,omitempty"` // 0.1.0 had none
+	Entitled map[string]string   `json:"entitled,omitempty"`
 	Outbox   map[string][]string `json:"outbox"`
 	Relayed  map[string]string   `json:"relayed"`
 }
@@ -383,10 +437,12 @@ func describe(t testing.TB, s *store.Store) *formatFacts {
 		t.Fatal(err)
 	}
 	for app, sum := range f.Digests { // release 0.1.0 knew no chats
+		sum, _, _ = strings.Cut(sum, "#")
 		f.Digests[app], _, _ = strings.Cut(sum, "/")
 	}
 	for _, app := range formatApps {
 		f.describeApp(t, s, app)
+		f.describeEntitled(t, s, app)
 	}
 	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
 		st, err := s.Relayed(dest)
@@ -404,6 +460,43 @@ func describe(t testing.TB, s *store.Store) *formatFacts {
 		}
 	}
 	return f
+}
+
+// describeEntitled tells what somebody of an app is entitled to, and what became of holds.
+func (f *formatFacts) describeEntitled(t testing.TB, s *store.Store, app string) {
+	t.Helper()
+	tell := func(name, what string) {
+		if f.Entitled == nil {
+			f.Entitled = map[string]string{}
+		}
+		f.Entitled[app+" "+name] = what
+	}
+	standing := handlers.NewStanding(s)
+	for _, who := range [][2]string{{"", ""}, {"tenant", ""}, {"tenant", "user 1"}, {"", "user 2"}} {
+		check := &schemas.EntitlementCheck{TenantID: who[0], UserID: who[1], Plugin: "story", Feature: "größe", Needed: 1}
+		q := handlers.Question{AppID: app, TenantID: who[0], UserID: who[1], Check: check}
+		v, err := standing.View(&q, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(v.Layers) == 0 {
+			continue
+		}
+		e, d := entitlements.Effective(v), entitlements.Check(v, check)
+		tell(fmt.Sprintf("%q", who), string(e.AppendJSON(nil))+" "+string(d.AppendCheck(nil, app, true)))
+	}
+	for _, id := range []string{"settled", "released", "expired", "open", "refused"} {
+		h, err := s.Hold(app, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h != nil {
+			tell("hold "+id, fmt.Sprintf("%d %v %v %d %d %q %s", h.State, h.Tokens, h.Settled, h.ExpiresAt, h.ClosedAt, h.EventID, h.Answer))
+		}
+	}
+	if list, err := s.RecountBudgets(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("counters are not what a recount gives: %+v, %v", list, err)
+	}
 }
 
 func place(p schemas.Position) string {

@@ -26,6 +26,15 @@ const (
 	bucketConfig                      // name, log position, index → version of a configuration
 	bucketChats                       // ordinal → chat
 	bucketChatIDs                     // first ordinal → fingerprints of chats
+	bucketManifests                   // app, scope, log position, index → version of a manifest
+	bucketCounters                    // app, scope → counters of its budget
+	bucketHolds                       // log position, index → reservation of tokens
+	bucketOpenHolds                   // app, expiry, log position, index → nothing: the hold is open
+	bucketDue                         // class, instant, kind, key → nothing: something is due then
+	bucketWindows                     // app, scope, limit → what a rate limit counted
+	bucketLeases                      // app, scope, limit, id → expiry
+	bucketConsumed                    // app, user, plugin, limit → what was used up
+	bucketTold                        // app, scope, name → period it was told in
 	bucketCount
 
 	bucketsOfFormat1 = bucketDead + 1
@@ -33,7 +42,8 @@ const (
 
 var bucketNames = [bucketCount]string{
 	"meta", "positions", "events", "adjustments", "ids", "batches", "hours", "apps", "outbox_evt", "outbox_dlq",
-	"segments", "config", "chats", "chat_ids",
+	"segments", "config", "chats", "chat_ids", "manifests", "counters", "holds", "open_holds", "due",
+	"rate_windows", "leases", "consumed", "told",
 }
 
 func (b bucketID) String() string { return bucketNames[b] }
@@ -41,7 +51,8 @@ func (b bucketID) String() string { return bucketNames[b] }
 // appended reports whether a bucket is only ever appended to.
 func (b bucketID) appended() bool {
 	switch b {
-	case bucketMeta, bucketHours, bucketApps, bucketConfig:
+	case bucketMeta, bucketHours, bucketApps, bucketConfig, bucketManifests, bucketCounters, bucketOpenHolds, bucketDue,
+		bucketWindows, bucketLeases, bucketConsumed, bucketTold:
 		return false
 	default:
 		return true

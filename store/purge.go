@@ -14,12 +14,12 @@ const (
 )
 
 // expiring are the buckets whose rows go below the line.
-var expiring = [...]bucketID{bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketSegments}
+var expiring = [...]bucketID{bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketSegments}
 
 // expires reports whether what is written into a bucket counts for the purge.
 func (b bucketID) expires() bool {
 	switch b {
-	case bucketIDs, bucketEvents, bucketAdjustments, bucketBatches:
+	case bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds:
 		return true
 	default:
 		return false

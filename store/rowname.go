@@ -11,7 +11,7 @@ import (
 // belongs to none, like a row of sums.
 func positionOf(id bucketID, key, sealed []byte) uint64 {
 	switch id {
-	case bucketPositions, bucketEvents, bucketAdjustments, bucketBatches, bucketSegments:
+	case bucketPositions, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketSegments:
 		if len(key) >= 8 {
 			return binary.BigEndian.Uint64(key)
 		}
@@ -19,7 +19,7 @@ func positionOf(id bucketID, key, sealed []byte) uint64 {
 		if len(sealed) >= idChunkHead+sealSize {
 			return binary.BigEndian.Uint64(sealed[1:])
 		}
-	case bucketConfig: // position and index end the key
+	case bucketConfig, bucketManifests, bucketOpenHolds: // position and index end the key
 		if len(key) > 12 {
 			return binary.BigEndian.Uint64(key[len(key)-12:])
 		}
@@ -61,6 +61,12 @@ func rowName(id bucketID, key, sealed []byte, at uint64) string {
 		if len(key) == 8 {
 			return fmt.Sprintf("chats from number %d on", binary.BigEndian.Uint64(key))
 		}
+	case bucketHolds:
+		return fmt.Sprintf("hold that command %d of %s was granted", number(), messageName(at))
+	case bucketManifests, bucketCounters, bucketOpenHolds, bucketWindows, bucketLeases, bucketConsumed, bucketTold, bucketDue:
+		if name := entitlementName(id, key, at); name != "" {
+			return name
+		}
 	case bucketApps:
 		return fmt.Sprintf("counters of app %q", key)
 	case bucketHours:
@@ -69,6 +75,42 @@ func rowName(id bucketID, key, sealed []byte, at uint64) string {
 		}
 	}
 	return "row " + hex.EncodeToString(key)
+}
+
+// entitlementName reads the key of a row of what entitlements keep; empty when it is
+// none.
+func entitlementName(id bucketID, key []byte, at uint64) string {
+	r := newReader(key)
+	var text string
+	switch id {
+	case bucketDue:
+		r.Byte()
+		text = "what is due at " + time.Unix(0, r.instant()).UTC().Format(time.RFC3339Nano)
+		r.B = nil
+	case bucketOpenHolds:
+		text = fmt.Sprintf("open hold of app %q", r.text())
+		r.instant()
+		r.place()
+	default:
+		app, scope := r.scope()
+		text = fmt.Sprintf("app %q", app)
+		if scope.ID != "" {
+			text += fmt.Sprintf(", %s %q", scope.Kind, scope.ID)
+		}
+		if id == bucketManifests {
+			r.place()
+			text = "manifest of " + text + ", synced by " + messageName(at)
+			break
+		}
+		text = id.String() + " of " + text
+		for len(r.B) > 0 && r.Err == nil {
+			text += fmt.Sprintf(", %q", r.text())
+		}
+	}
+	if r.Err != nil || len(r.B) > 0 {
+		return ""
+	}
+	return text
 }
 
 func messageName(at uint64) string {

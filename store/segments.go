@@ -136,7 +136,8 @@ func (tx *Tx) Expire(before int64) (bool, error) {
 
 // Expirable gives the instant before which whole segments may expire: they are old
 // enough, folded, and no fact that waits to be published needs them. ok is false
-// when there are none, or when the clock has made a step.
+// when there are none, when the clock has made a step, or while something has been due
+// for so long that it may be an open hold of such a segment.
 func (s *Store) Expirable() (before int64, ok bool, err error) {
 	err = s.db.View(func(bolt *bbolt.Tx) error {
 		clock, err := readClock(bolt)
@@ -144,6 +145,10 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 			return err
 		}
 		at, err := readApplied(bolt)
+		if err != nil {
+			return err
+		}
+		due, err := firstDue(&Look{bolt: bolt})
 		if err != nil {
 			return err
 		}
@@ -166,7 +171,7 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 			if err != nil {
 				return err
 			}
-			if g.Until >= min(at.Now, clock.LastTick)-schemas.SegmentKept || g.First > end {
+			if g.Until >= min(at.Now, clock.LastTick)-schemas.SegmentKept || g.First > end || due != 0 && due <= g.Until+schemas.MaxHoldAge {
 				break
 			}
 			before, ok = g.Until, true

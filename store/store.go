@@ -72,6 +72,10 @@ type Store struct {
 	segments segments
 	config   map[string]*ConfigVersion // what names stand for now
 	sums     bucketSums
+	nextDue  int64         // instant, see NextDue
+	dueMoved chan struct{} // closed when that has changed
+
+	budgeted map[string]bool // apps that have counters; for the goroutine that updates
 
 	overflowed atomic.Bool // a sum has passed what its integer holds
 
@@ -132,7 +136,7 @@ func Open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s := &Store{db: shielded(db, path), opts: o, path: path, checkup: checkup, migrated: migrated, relay: map[string]*relayStage{
+	s := &Store{db: shielded(db, path), opts: o, path: path, checkup: checkup, migrated: migrated, dueMoved: make(chan struct{}), relay: map[string]*relayStage{
 		schemas.DestFacts: newRelayStage(), schemas.DestDeadLetters: newRelayStage(),
 	}}
 	if err := s.load(); err != nil {
@@ -185,6 +189,12 @@ func (s *Store) load() error {
 			return err
 		}
 		if err := s.loadConfig(bolt); err != nil {
+			return err
+		}
+		if err := s.loadBudgeted(bolt); err != nil {
+			return err
+		}
+		if err := s.loadDue(bolt); err != nil {
 			return err
 		}
 		if err := s.loadIDs(bolt); err != nil {

@@ -42,8 +42,11 @@ type Tx struct {
 	folded    bool
 	sliced    bool
 	messages  int
-	buckets   [bucketCount]bucket
-	sums      bucketSums
+	nextDue   int64
+
+	dueChanged bool
+	buckets    [bucketCount]bucket
+	sums       bucketSums
 }
 
 // Message is the head of a message that is applied.
@@ -65,11 +68,13 @@ type stage struct {
 	apps        map[string]uint64 // app → its last fact sequence
 	config      map[string]*ConfigVersion
 	chats       chatStage
+	budgets     budgetStage
 }
 
 func (g *stage) reset() {
 	g.ids.reset()
 	g.chats.reset()
+	g.budgets.reset()
 	clear(g.events)
 	g.events = g.events[:0]
 	clear(g.adjustments)
@@ -106,7 +111,7 @@ func (s *Store) Update(fn func(tx *Tx) error) (err error) {
 	}
 	tx := &Tx{
 		bolt: bolt, store: s, stage: &s.stage, applied: s.applied, fold: s.fold, clock: s.clock, segments: s.segments,
-		next: s.next, nextChat: s.nextChat, sums: s.sums,
+		next: s.next, nextChat: s.nextChat, nextDue: s.nextDue, sums: s.sums,
 	}
 	if err := tx.run(fn); err != nil {
 		_ = bolt.Rollback()
@@ -143,6 +148,12 @@ func (tx *Tx) run(fn func(*Tx) error) (err error) {
 	}
 	if err := tx.putApps(); err != nil {
 		return &Fault{"write app counters", err}
+	}
+	if err := tx.putBudgets(); err != nil {
+		return err
+	}
+	if err := tx.noteDue(); err != nil {
+		return err
 	}
 	for _, r := range [...]struct{ k, v []byte }{
 		{metaApplied, tx.applied.append(nil)},
@@ -208,6 +219,8 @@ func (s *Store) merge(tx *Tx) {
 	s.applied, s.fold, s.sums = tx.applied, tx.fold, tx.sums
 	s.clock, s.segments = tx.clock, tx.segments
 	maps.Copy(s.config, s.stage.config)
+	s.mergeBudgeted()
+	s.setNextDue(tx.nextDue)
 	s.mu.Unlock()
 
 	s.stats.transactions.Add(1)

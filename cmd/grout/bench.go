@@ -251,6 +251,7 @@ func throwAway(ctx context.Context, parent, natsListen string) (*app.Instance, s
 	cfg := app.DefaultConfig()
 	cfg.DataDir = filepath.Join(base, "data")
 	cfg.HTTPAddr, cfg.NATSListen, cfg.LogLevel = "127.0.0.1:0", natsListen, "error"
+	cfg.ManifestPath, cfg.ConfigsPath, cfg.PluginsPath = filepath.Join(base, "none"), filepath.Join(base, "none"), filepath.Join(base, "none")
 	// The end of ctx is for the caller to see first: what is under way still needs the server.
 	node, err := app.Start(context.WithoutCancel(ctx), cfg)
 	if err != nil {

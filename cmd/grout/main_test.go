@@ -25,7 +25,7 @@ func clean(t *testing.T) string {
 	for _, kv := range os.Environ() {
 		name, _, _ := strings.Cut(kv, "=")
 		switch name {
-		case "ENV", "PORT", "NATS_URL", "APP_NAME", "APP_TIER", "INTERNAL_API_KEY":
+		case "ENV", "PORT", "NATS_URL", "APP_NAME", "APP_TIER", "INTERNAL_API_KEY", "MONETIZATION":
 		default:
 			if !strings.HasPrefix(name, "MOZAIKS_") {
 				continue

@@ -24,6 +24,7 @@ any setting it runs in development mode on this machine only, with generated key
   grout serve                          start on 127.0.0.1:8080, data in ./data
   grout ingest trace.csv --user me --model gpt-4 --shift-to-now
   grout usage --from -24h --window hour --chart
+  grout entitlements explain --user ann --tokens 2000
   grout config show --origin           every setting and where it came from`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -31,7 +32,7 @@ any setting it runs in development mode on this machine only, with generated key
 			*started = true
 		},
 	}
-	root.AddCommand(newServe(), newIngest(), newUsage(), newVerify(), newRepair(), newClock(), newEpoch(), newDemo(), newBench(), newConfig(), newVersion())
+	root.AddCommand(newServe(), newIngest(), newUsage(), newEntitlements(), newBudgets(), newVerify(), newRepair(), newClock(), newEpoch(), newDemo(), newBench(), newConfig(), newVersion())
 	return root
 }
 

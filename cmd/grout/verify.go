@@ -28,7 +28,8 @@ func newVerify() *cobra.Command {
 to an empty store, and compares the result with the store that is there, row by
 row: for each bucket the number of rows, a digest folded over all of them on both
 sides, the rows that differ by name, and the first message about which the two
-disagree. Nothing in the data directory is changed; the copy is made in TMPDIR. Every
+disagree. The counters of budgets are counted again from the usage and the open
+reservations in the store, and must be the same. Nothing in the data directory is changed; the copy is made in TMPDIR. Every
 store file is checked first; one that is damaged is told as such, and the others are
 still verified.
 
@@ -124,6 +125,9 @@ func printVerifications(w io.Writer, list []app.Verification) error {
 	return err
 }
 
+// maxBudgets bounds the counters that are listed.
+const maxBudgets = 10
+
 func printVerification(b *strings.Builder, v *app.Verification) {
 	fmt.Fprintf(b, "partition %d: %s\n", v.Partition, verdictText(v))
 	for _, note := range v.Notes {
@@ -156,6 +160,13 @@ func printVerification(b *strings.Builder, v *app.Verification) {
 	if more := v.Differing - int64(len(v.Differences)); more > 0 {
 		fmt.Fprintf(b, "  and %d more rows\n", more)
 	}
+	for _, d := range v.Budgets[:min(len(v.Budgets), maxBudgets)] {
+		fmt.Fprintf(b, "  budget of app %q, %s %q: %s of %s is %s, a recount gives %s\n",
+			d.AppID, d.Scope, d.ScopeID, d.What, d.Allocation, thousands(d.Counted), thousands(d.Recounted))
+	}
+	if more := len(v.Budgets) - maxBudgets; more > 0 {
+		fmt.Fprintf(b, "  and %d more counters\n", more)
+	}
 	if v.ReplicaSHA256 != "" {
 		fmt.Fprintf(b, "  replica sha256 %s\n", v.ReplicaSHA256)
 	}
@@ -184,7 +195,11 @@ func verdictText(v *app.Verification) string {
 		text += fmt.Sprintf(" with the running store (snapshot %s, SHA-256 %s)", v.Compared, v.SHA256)
 	}
 	if v.Verdict == app.VerdictDiffers {
-		return fmt.Sprintf("%s: %s DIFFER", text, thousands(v.Differing))
+		text = fmt.Sprintf("%s: %s DIFFER", text, thousands(v.Differing))
+		if n := len(v.Budgets); n > 0 {
+			text += fmt.Sprintf(", and %s counters of budgets are not what a recount gives", thousands(int64(n)))
+		}
+		return text
 	}
 	return text + ": nothing differs"
 }

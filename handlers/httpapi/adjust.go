@@ -1,14 +1,12 @@
 package httpapi
 
 import (
-	"context"
-	"fmt"
+	"cmp"
 	"net/http"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
 	"grout/schemas"
@@ -35,15 +33,11 @@ func (s *Server) amendEvent(c echo.Context) error {
 // correct takes one correction: read, submit, wait, answer. Its rules are judged
 // where it is applied.
 func (s *Server) correct(c echo.Context, kind string, read func(eventID string, body []byte) (app string, payload []byte, err *schemas.Error)) error {
-	r := c.Request()
 	eventID, err := idParam(c, "event_id")
 	if err != nil {
 		return err
 	}
-	if err := checkMediaType(r.Header); err != nil {
-		return err
-	}
-	body, err := s.readBody(r)
+	body, err := s.readJSON(c.Request())
 	if err != nil {
 		return err
 	}
@@ -53,45 +47,14 @@ func (s *Server) correct(c echo.Context, kind string, read func(eventID string, 
 	if fault != nil {
 		return fault
 	}
-	if app == "" {
-		app = s.AppID
-	}
-	now := s.Now().UnixNano()
-	frame := schemas.CommandFrame{
-		Kind: kind, AppID: app, ID: uuid.Must(uuid.NewV7()).String(), Source: commandSource, Time: now, Accepted: now,
-		CorrelationID: correlationOf(c), TraceParent: traceParent(r.Header.Get("Traceparent")), Payload: payload,
-	}
-	s.Fault("accept")
-
-	ctx, cancel := context.WithTimeout(r.Context(), s.WaitLimit)
-	defer cancel()
-	pending, err := s.Commands.Submit(schemas.PartitionOf(app, s.Partitions), frame)
-	if err != nil {
-		return submitError(err)
-	}
-	receipt, err := pending.Wait(ctx)
-	if err != nil {
-		return unavailable("The command log did not confirm; try again", err)
-	}
-	return answerCorrection(c, eventID, receipt)
-}
-
-func answerCorrection(c echo.Context, eventID string, receipt Receipt) error {
+	answer, applied, err := s.run(c, kind, cmp.Or(app, s.AppID), payload)
 	switch {
-	case receipt.Dead:
-		return schemas.Errorf(schemas.CodeInternal, "The correction could not be applied: its command went to the dead letters")
-	case receipt.Outcome == nil:
-		b := appendAnyText([]byte(`{"event_id":`), eventID)
-		return sendJSON(c, http.StatusAccepted, append(b, `,"status":"accepted"}`...))
+	case err != nil:
+		return err
+	case !applied:
+		return accepted(c, "event_id", eventID)
 	}
-	var o schemas.CommandOutcome
-	if err := o.Decode(receipt.Outcome); err != nil {
-		return fmt.Errorf("outcome of a correction at %d.%d: %w", receipt.Seq, receipt.Index, err)
-	}
-	if o.Code != "" {
-		return schemas.Errorf(o.Code, "%s", o.Detail)
-	}
-	return sendJSON(c, http.StatusOK, o.Body)
+	return sendJSON(c, http.StatusOK, answer)
 }
 
 // idParam gives an id of the path.

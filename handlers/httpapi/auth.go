@@ -14,10 +14,11 @@ import (
 type rule int
 
 const (
-	anybody     rule = iota
-	keys             // an internal or a service key
-	keysOrBasic      // the same, or HTTP Basic with one of them as password
-	serviceOnly      // a service key
+	anybody      rule = iota
+	keys              // an internal or a service key
+	keysOrBasic       // the same, or HTTP Basic with one of them as password
+	serviceOnly       // a service key
+	internalOnly      // an internal key
 )
 
 // keyring holds the hashes of the keys of one door, so that comparing takes the
@@ -74,6 +75,10 @@ func (s *Server) admit(r rule, h http.Header) error {
 	switch {
 	case internal != "":
 		return s.admitInternal(internal)
+	case r == internalOnly && s.internal.closed():
+		return errInternalClosed
+	case r == internalOnly:
+		return errInternalMissing
 	case scheme == "bearer":
 		return s.admitService(credential)
 	case scheme == "basic" && r == keysOrBasic:

@@ -15,6 +15,8 @@ type metrics struct {
 	inFlight prometheus.Gauge
 
 	accepted, duplicates, rejected prometheus.Counter
+
+	decisions, refusedEarly *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, version string) *metrics {
@@ -38,11 +40,17 @@ func newMetrics(r prometheus.Registerer, version string) *metrics {
 		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "grout_http_requests_in_flight", Help: "Requests being answered.",
 		}),
+		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grout_entitlement_decisions_total", Help: "Answers to checks and reservations, by what was asked and what was said.",
+		}, []string{"asked", "decision"}),
+		refusedEarly: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grout_refused_early_total", Help: "Requests refused by what is committed, without a command in the log.",
+		}, []string{"error_code"}),
 		accepted:   events.WithLabelValues("accepted"),
 		duplicates: events.WithLabelValues("duplicate"),
 		rejected:   events.WithLabelValues("rejected"),
 	}
-	r.MustRegister(build, events, m.requests, m.duration, m.inFlight)
+	r.MustRegister(build, events, m.decisions, m.refusedEarly, m.requests, m.duration, m.inFlight)
 	return m
 }
 

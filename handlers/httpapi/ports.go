@@ -56,6 +56,84 @@ type Reads interface {
 	BatchByRef(ctx context.Context, refs []schemas.CommandRef) (schemas.BatchStatus, bool, error)
 }
 
+// Subject is somebody of an app; empty: the app itself.
+type Subject struct{ App, User, Tenant string }
+
+// Entitlements judges, and tells how matters stand, by what is committed: it sees every
+// command that was answered before it is asked. A *schemas.Error inside an error is the
+// caller's.
+type Entitlements interface {
+	// SyncedApps lists the apps that were ever synced.
+	SyncedApps(ctx context.Context) ([]string, error)
+	// Entitled gives the JSON of what somebody is entitled to at an instant, in
+	// nanoseconds since 1970 UTC; 0 is now.
+	Entitled(ctx context.Context, who Subject, asOf int64) ([]byte, error)
+	// Versions lists the manifests of a scope, newest first.
+	Versions(ctx context.Context, q VersionQuery) (VersionPage, error)
+	// Check judges a request at an instant, 0 is now, and counts nothing. It is final
+	// when a command would be judged alike and would tell nobody anything.
+	Check(ctx context.Context, app string, r *schemas.EntitlementCheck, asOf int64) (d schemas.Decision, final bool, err error)
+	// JudgeSync, JudgeReserve and JudgeHold refuse what a command would surely be
+	// refused for.
+	JudgeSync(ctx context.Context, m *schemas.Manifest) error
+	JudgeReserve(ctx context.Context, app string, r *schemas.BudgetReserve, newID bool) error
+	JudgeHold(ctx context.Context, app string, change HoldChange) error
+	// Holds lists open reservations of an app behind a place, in order of their ends.
+	Holds(ctx context.Context, app string, from HoldPlace, limit int) (HoldPage, error)
+}
+
+// HoldPlace is where a list of reservations has come to; zero: the begin.
+type HoldPlace struct {
+	ExpiresAt int64
+	Seq       uint64
+	Index     uint32
+}
+
+// HoldPage is a page of open reservations; More follow behind Next.
+type HoldPage struct {
+	Holds []schemas.Hold
+	More  bool
+	Next  HoldPlace
+}
+
+// HoldChange is what is to be done with a reservation.
+type HoldChange struct {
+	ID      string
+	Settle  *schemas.UsageEvent // books this
+	Extend  bool
+	Release bool
+}
+
+// VersionQuery asks for a page of the versions of a scope's manifest.
+type VersionQuery struct {
+	App    string
+	Scope  schemas.Scope
+	Before VersionPlace // goes on behind it; zero: the newest
+	Limit  int
+}
+
+// VersionPlace is where in the log a version came.
+type VersionPlace struct {
+	Seq   uint64
+	Index uint32
+}
+
+// Version is a manifest as it was stored.
+type Version struct {
+	Place         VersionPlace
+	Revision      int64
+	At            int64 // nanoseconds since 1970 UTC
+	Legacy        bool  // made of a subscription
+	CorrelationID string
+	Manifest      []byte // JSON
+}
+
+// VersionPage is a page of versions; More follow the last of them.
+type VersionPage struct {
+	Versions []Version
+	More     bool
+}
+
 // Health tells whether grout can do its work (contract §2, GET /ready).
 type Health interface {
 	Ready() (ok bool, reason string)

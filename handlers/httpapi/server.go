@@ -12,7 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options are everything a Server needs. Commands, Reads and Health are required;
+// Options are everything a Server needs. Commands, Reads, Entitlements and Health are required;
 // the zero value of the others stands for the default in brackets.
 type Options struct {
 	AppID, AppTier, AppName string
@@ -29,9 +29,10 @@ type Options struct {
 
 	MaxUnpackedBytes int64 // of one compressed request body [64 MiB]
 
-	Commands Commands
-	Reads    Reads
-	Health   Health
+	Commands     Commands
+	Reads        Reads
+	Entitlements Entitlements
+	Health       Health
 
 	Logger   *slog.Logger         // [nowhere]
 	Registry *prometheus.Registry // served by GET /metrics [a new one]

@@ -65,7 +65,7 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	cmd := exec.Command(o.Binary, "serve")
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY"}, name)
+		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY", "MONETIZATION"}, name)
 	}),
 		"MOZAIKS_DATA_DIR="+o.Data, "MOZAIKS_HTTP_ADDR=127.0.0.1:0", "MOZAIKS_NATS_LISTEN=127.0.0.1:0", "MOZAIKS_LOG_FORMAT=json")
 	if !o.GenerateSecrets {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -61,11 +62,24 @@ type Config struct {
 	SnapshotEvery   time.Duration
 	CommandAge      time.Duration // of applied commands that are trimmed
 
+	EntitlementSource string // of the manifest below all that are synced: SourceLocal, SourceEnv or SourceControlPlane
+	ManifestPath      string // file of SourceLocal
+	Manifest          string // JSON of SourceEnv
+	ControlPlaneURL   string
+	ControlPlanePoll  time.Duration
+	ControlPlaneKey   Secret // sent to the control plane
+	ConfigsPath       string // directory of the catalogue of plans
+	PluginsPath       string
+	Monetization      bool
+	Enforce           bool // entitlements; else decisions are reported and nothing is refused
+
 	origins  map[string]string
 	now      func() time.Time     // the wall clock; nil is time.Now
 	uptime   func() time.Duration // the clock that nobody sets; nil is the machine's
 	ticks    time.Duration        // between ticks; 0 is schemas.TickInterval
 	tickLook time.Duration        // how often it is looked whether one is due; 0 is tickLook
+
+	sourceLook time.Duration // how often files of configuration are looked at; 0 is sourceLook
 }
 
 // InProduction says whether ENV is production, in whatever case it is written.
@@ -87,6 +101,7 @@ type value struct {
 	set    func(c *Config, text string) error
 	show   func(c *Config) string
 	number bool // an unquoted number is fine in the file
+	toggle bool // so is true or false
 }
 
 func (s *setting) flag() string { return strings.ReplaceAll(s.key, "_", "-") }
@@ -119,6 +134,15 @@ var settings = []setting{
 	{"duplicate_window", "MOZAIKS_DUPLICATE_WINDOW", "100ms", "duplicate window of the streams; grout's own ids do not need it", false, duration(func(c *Config) *time.Duration { return &c.DuplicateWindow }, 100*time.Millisecond, time.Hour)},
 	{"fold_every", "MOZAIKS_FOLD_EVERY", "250000", "applied events after which sums in memory are folded into the store", false, count(func(c *Config) *int { return &c.FoldEvery }, 1, 1_000_000)},
 	{"snapshot_every", "MOZAIKS_SNAPSHOT_EVERY", "1h", "how often the store is copied while it changes; the newest two copies are kept", false, duration(func(c *Config) *time.Duration { return &c.SnapshotEvery }, 100*time.Millisecond, 30*24*time.Hour)},
+	{"entitlement_source", "MOZAIKS_ENTITLEMENT_SOURCE", SourceLocal, "where the manifest below all synced ones comes from: local (a file), env or control_plane", false, text(func(c *Config) *string { return &c.EntitlementSource }, oneOf(SourceLocal, SourceEnv, SourceControlPlane))},
+	{"entitlement_manifest_path", "MOZAIKS_ENTITLEMENT_MANIFEST_PATH", "./entitlements.json", "file of that manifest for the source local; need not be there", false, text(func(c *Config) *string { return &c.ManifestPath }, anyText)},
+	{"entitlement_manifest", "MOZAIKS_ENTITLEMENT_MANIFEST", "", "that manifest as JSON for the source env; empty is none", true, text(func(c *Config) *string { return &c.Manifest }, anyText)},
+	{"control_plane_url", "MOZAIKS_CONTROL_PLANE_URL", "", "address that is polled for that manifest by the source control_plane, with the key of MOZAIKS_CONTROL_PLANE_KEY", true, text(func(c *Config) *string { return &c.ControlPlaneURL }, httpURL)},
+	{"control_plane_poll", "MOZAIKS_CONTROL_PLANE_POLL", "1m", "how often it is polled", false, duration(func(c *Config) *time.Duration { return &c.ControlPlanePoll }, 100*time.Millisecond, 24*time.Hour)},
+	{"configs_path", "MOZAIKS_CONFIGS_PATH", "./config", "directory of the catalogue of plans, " + CatalogueFile + ", which need not be there", false, text(func(c *Config) *string { return &c.ConfigsPath }, anyText)},
+	{"plugins_path", "MOZAIKS_PLUGINS_PATH", "./plugins", "directory of the plugins, whose " + PluginLimitsFile + " are read", false, text(func(c *Config) *string { return &c.PluginsPath }, anyText)},
+	{"monetization", "MONETIZATION", "false", "whether plans decide about plugins", false, toggle(func(c *Config) *bool { return &c.Monetization })},
+	{"enforce_entitlements", "MOZAIKS_ENFORCE_ENTITLEMENTS", "true", "false tells every decision and refuses nothing", false, toggle(func(c *Config) *bool { return &c.Enforce })},
 	{"command_age", "MOZAIKS_COMMAND_AGE", "72h", "age at which applied commands that are in two snapshots leave the command stream; sooner when it is half full", false, duration(func(c *Config) *time.Duration { return &c.CommandAge }, time.Second, 365*24*time.Hour)},
 }
 
@@ -192,9 +216,9 @@ func Load(flags *pflag.FlagSet, environ []string) (c Config, warnings []string, 
 	if err := c.applyPort(vars[envPort]); err != nil {
 		return Config{}, nil, err
 	}
-	for i := range secrets {
-		if t, ok := vars[secrets[i].env]; ok {
-			*secrets[i].field(&c) = parseSecret(t)
+	for _, s := range allSecrets() {
+		if t, ok := vars[s.env]; ok {
+			*s.field(&c) = parseSecret(t)
 		}
 	}
 	return c, append(c.warnings(), unknownVariables(vars)...), nil
@@ -232,6 +256,9 @@ func (c *Config) Validate() error {
 	if c.InProduction() && (c.AppID == "" || c.origins["app_id"] == "default") {
 		return errors.New("ENV=production needs an app id; set MOZAIKS_APP_ID")
 	}
+	if c.EntitlementSource == SourceControlPlane && c.ControlPlaneURL == "" {
+		return fmt.Errorf("%s: the source control_plane needs an address; set MOZAIKS_CONTROL_PLANE_URL", c.origin("entitlement_source"))
+	}
 	if c.Env != "" {
 		return nil
 	}
@@ -266,13 +293,13 @@ type Shown struct {
 // Show lists every setting with its value and where that came from. What a
 // secret is worth is never in it.
 func (c *Config) Show() []Shown {
-	shown := make([]Shown, 0, len(settings)+len(secrets))
+	shown := make([]Shown, 0, len(settings)+len(secrets)+len(sentSecrets))
 	for i := range settings {
 		s := &settings[i]
 		shown = append(shown, Shown{Name: s.key, Env: s.env, Value: s.value.show(c), Origin: c.origin(s.key)})
 	}
-	for i := range secrets {
-		shown = append(shown, secrets[i].show(c))
+	for _, s := range allSecrets() {
+		shown = append(shown, s.show(c))
 	}
 	return shown
 }
@@ -304,6 +331,11 @@ func (l layer) set(c *Config, s *setting) error {
 			return errors.New("is a number where text belongs; put it in quotes")
 		}
 		return s.value.set(c, fmt.Sprint(v))
+	case bool:
+		if !s.value.toggle {
+			return errors.New("is true or false where text belongs; put it in quotes")
+		}
+		return s.value.set(c, strconv.FormatBool(v))
 	default:
 		return fmt.Errorf("has a value of the wrong kind (%T); put it in quotes", v)
 	}
@@ -354,8 +386,8 @@ func fileLayer(path string, must bool) (layer, error) {
 		if slices.Contains(known, key) {
 			continue
 		}
-		for i := range secrets {
-			if s := &secrets[i]; strings.EqualFold(s.env, key) || strings.EqualFold(s.key(), key) {
+		for _, s := range allSecrets() {
+			if strings.EqualFold(s.env, key) || strings.EqualFold(s.key(), key) {
 				return layer{}, fmt.Errorf("%s: %s is a secret and does not belong in the settings file; set %s in the environment", path, key, s.env)
 			}
 		}
@@ -370,8 +402,8 @@ func unknownVariables(vars map[string]string) (warnings []string) {
 	for i := range settings {
 		known = append(known, settings[i].env)
 	}
-	for i := range secrets {
-		known = append(known, secrets[i].env)
+	for _, s := range allSecrets() {
+		known = append(known, s.env)
 	}
 	for name := range vars {
 		if strings.HasPrefix(name, "MOZAIKS_") && !slices.Contains(known, name) {
@@ -456,6 +488,41 @@ func oneOf(choices ...string) func(string) error {
 			return nil
 		}
 		return fmt.Errorf("%q is not one of %s", t, strings.Join(choices, ", "))
+	}
+}
+
+// httpURL takes the address of a server, which must not hold a key: settings are shown.
+func httpURL(t string) error {
+	if t == "" {
+		return nil
+	}
+	u, err := url.Parse(t)
+	switch {
+	case err != nil:
+		return errors.New("is not a URL")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return fmt.Errorf("%q is not an address; write http://host:port or https://host", u.Redacted())
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		return errors.New("takes no user, password, query or fragment")
+	}
+	return nil
+}
+
+func toggle(field func(*Config) *bool) value {
+	return value{
+		number: true, toggle: true,
+		set: func(c *Config, t string) error {
+			switch strings.ToLower(strings.TrimSpace(t)) {
+			case "1", "true", "yes", "on":
+				*field(c) = true
+			case "0", "false", "no", "off":
+				*field(c) = false
+			default:
+				return fmt.Errorf("%q is neither true nor false", t)
+			}
+			return nil
+		},
+		show: func(c *Config) string { return strconv.FormatBool(*field(c)) },
 	}
 }
 

@@ -18,6 +18,7 @@ var (
 		quarantined, chats                                                             *prometheus.Desc
 		clockSteps, lastTick, expiryWaits, expiredUntil                                *prometheus.Desc
 		checks, damage                                                                 *prometheus.Desc
+		sourceUp, sourceFailures, configured                                           *prometheus.Desc
 	}{
 		applied:          prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
 		transactions:     prometheus.NewDesc("grout_store_transactions_total", "Transactions committed since the start.", byPartition, nil),
@@ -37,6 +38,9 @@ var (
 		file:             prometheus.NewDesc("grout_store_file_bytes", "Size of the store's file.", byPartition, nil),
 		checks:           prometheus.NewDesc("grout_stream_checks_total", "Times that every message of a stream was read from the disk and judged.", []string{"stream"}, nil),
 		damage:           prometheus.NewDesc("grout_stream_damage", "Places of a stream that the last look found damaged.", []string{"stream"}, nil),
+		sourceUp:         prometheus.NewDesc("grout_config_source_up", "1 when a source of configuration could be read at the last look, 0 when what it said before still holds.", []string{"source"}, nil),
+		sourceFailures:   prometheus.NewDesc("grout_config_source_failures_total", "Looks since the start at which a source of configuration could not be used.", []string{"source"}, nil),
+		configured:       prometheus.NewDesc("grout_config_changes_total", "Configurations from outside that were written into the log of a partition since the start.", nil, nil),
 		quarantined:      prometheus.NewDesc("grout_partition_quarantined", "1 when the store of the partition is damaged and in quarantine.", byPartition, nil),
 		heals:            prometheus.NewDesc("grout_heals_total", "Times that store and bus were opened anew after a fault.", nil, nil),
 		alarms:           prometheus.NewDesc("grout_guard_alarms_total", "Losses that grout went on without since the start, by name.", []string{"name", "partition"}, nil),
@@ -66,6 +70,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	})
 	c.alarms.each(func(name string, partition int, n int64) {
 		ch <- prometheus.MustNewConstMetric(descs.alarms, prometheus.CounterValue, float64(n), name, strconv.Itoa(partition))
+	})
+	ch <- prometheus.MustNewConstMetric(descs.configured, prometheus.CounterValue, float64(c.sources.changed.Load()))
+	c.sources.each(func(source string, ok bool, failures int64) {
+		up := 0.
+		if ok {
+			up = 1
+		}
+		ch <- prometheus.MustNewConstMetric(descs.sourceUp, prometheus.GaugeValue, up, source)
+		ch <- prometheus.MustNewConstMetric(descs.sourceFailures, prometheus.CounterValue, float64(failures), source)
 	})
 	n := c.current.Load()
 	if n == nil {

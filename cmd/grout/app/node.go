@@ -35,10 +35,11 @@ type node struct {
 	quarantined map[int]error // why the others do not
 
 	clock   *wallClock
-	settled atomic.Bool // every partition's log says which rules it follows
+	settled atomic.Bool // every partition's log says which rules and configuration it follows
 	guarded atomic.Bool // the streams are those of the stores
 	alarms  *alarms
 	checks  *streamChecks
+	sources *sources
 }
 
 // partition owns the state of the apps that fall to it: a store, the loop that
@@ -49,6 +50,7 @@ type partition struct {
 	store     *store.Store
 	source    *bus.Source
 	loop      *handlers.Loop
+	standing  *handlers.Standing
 	publisher *bus.Publisher
 	relays    map[string]*bus.Relay // by destination
 	keeper    *keeper
@@ -58,9 +60,8 @@ type partition struct {
 	epoch     uint32 // that its loop comes to before any command is taken; 0 when it is there
 }
 
-func newNode(ctx context.Context, cfg Config, clock *wallClock, logger *slog.Logger) (_ *node, err error) {
-	n := &node{cfg: cfg, logger: logger, name: nuid.Next(), clock: clock}
-	n.settled.Store(true)
+func newNode(ctx context.Context, cfg Config, clock *wallClock, from *sources, logger *slog.Logger) (_ *node, err error) {
+	n := &node{cfg: cfg, logger: logger, name: nuid.Next(), clock: clock, sources: from}
 	defer func() {
 		if err != nil {
 			_ = n.close() // err says why
@@ -130,13 +131,11 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 	if err != nil {
 		return nil, err
 	}
-	if newest, err := checkRules(s); err != nil {
+	if _, err := checkRules(s); err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s: %w", storePath(n.cfg.DataDir, number), err), s.Close())
-	} else if !newest {
-		n.settled.Store(false)
 	}
 	afterMigration(ctx, s, snapshotDir(n.cfg.DataDir, number), logger)
-	p := &partition{number: number, restored: missing != nil, store: s, source: n.bus.NewSource(number).Of(s), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
+	p := &partition{number: number, restored: missing != nil, store: s, standing: handlers.NewStanding(s), source: n.bus.NewSource(number).Of(s), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
 	p.loop = handlers.NewLoop(handlers.LoopOptions{
 		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
 		Reply: n.bus.Reply, Logger: logger, Fault: fault,
@@ -191,6 +190,13 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		err = n.settleRules(ctx)
 	}
 	if err == nil {
+		err = n.settleSources(ctx)
+	}
+	if err == nil {
+		tickers.run(n.followSources)
+		if n.cfg.EntitlementSource == SourceControlPlane {
+			tickers.run(n.pollControlPlane)
+		}
 		for _, p := range n.partitions {
 			tickers.run(p.ticker.Run)
 		}

@@ -208,7 +208,7 @@ func (h *health) Ready() (bool, string) {
 		return false, "the streams are being compared with the stores"
 	}
 	if !n.settled.Load() {
-		return false, "the version of the rules is being brought into the log"
+		return false, "rules and configuration are being brought into the log"
 	}
 	if why := n.damage(); why != "" {
 		return false, why

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"path/filepath"
@@ -35,6 +36,7 @@ func TestRecordedCommandsForAnyPartitioning(t *testing.T) {
 	postHistory(t, n.url, 12, 60, time.Now().UTC())
 	postCorrections(t, n.url)
 	postChats(t, n.url)
+	postEntitlements(t, n.url)
 	n.stop()
 	commands := recordedCommands(t, cfg)
 	kinds := map[string]int{}
@@ -148,6 +150,66 @@ func postChats(t *testing.T, url string) {
 		if i%5 == 0 {
 			postJSON(t, url, "/api/usage/events/"+id+"/amend", map[string]any{"app_id": app, "input_tokens": i})
 		}
+	}
+}
+
+// postEntitlements lets some of what is held be settled, given back, or expire.
+func postEntitlements(t *testing.T, url string) {
+	t.Helper()
+	for i := range 14 {
+		app := fmt.Sprint("app-", i%7)
+		budget := map[string]any{"period": []string{"hourly", "monthly", "lifetime"}[i%3], "total_tokens": map[string]any{"limit": 5000 * i, "enforcement": "hard"}}
+		manifest := map[string]any{
+			"version": "1.1", "app_id": app, "plan": map[string]any{"tier": "pro"}, "token_budget": budget,
+			"rate_limits": map[string]any{"requests_per_minute": 3 + i%2, "concurrent_workflows": 1},
+		}
+		if i >= 7 {
+			manifest["user_id"] = "u"
+		}
+		postJSON(t, url, "/api/internal/entitlement/sync", manifest)
+		postJSON(t, url, "/api/internal/subscription/sync", map[string]any{"userId": "v", "plan": "pro", "status": "active", "appId": app})
+		postJSON(t, url, "/api/usage/ingest", map[string]any{"events": []any{eventNow(app, fmt.Sprint("budgeted-", i), "", 40)}})
+		for range 5 {
+			postJSON(t, url, "/api/entitlements/check", map[string]any{"app_id": app, "user_id": "u", "count": true})
+		}
+		reserve := map[string]any{"app_id": app, "user_id": "u", "model": "m", "estimated_tokens": 100, "ttl_seconds": 1 + i%4*900}
+		for _, what := range []string{"settle", "extend", "release", "forget"} {
+			reserve["reservation_id"] = fmt.Sprint(what, i)
+			sendJSON(t, http.MethodPost, url, "/api/budgets/reservations", reserve)
+			path := fmt.Sprint("/api/budgets/reservations/", what, i)
+			switch what {
+			case "settle":
+				sendJSON(t, http.MethodPost, url, path+"/settle", map[string]any{"app_id": app, "event_id": path, "input_tokens": 30 * i, "output_tokens": 5})
+			case "extend":
+				sendJSON(t, http.MethodPost, url, path+"/extend", map[string]any{"app_id": app, "ttl_seconds": 1000})
+			case "release":
+				sendJSON(t, http.MethodDelete, url, path+"?app_id="+app, nil)
+			}
+		}
+	}
+}
+
+// sendJSON sends what may be refused.
+func sendJSON(t *testing.T, method, url, path string, body any) {
+	t.Helper()
+	text, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, url+path, bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("X-Internal-API-Key", "key")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusInternalServerError || resp.StatusCode == http.StatusUnprocessableEntity || resp.StatusCode == http.StatusUnauthorized {
+		answer, _ := io.ReadAll(resp.Body)
+		t.Fatalf("%s %s: status %d %s", method, path, resp.StatusCode, answer)
 	}
 }
 

@@ -30,7 +30,6 @@ func (n *node) settleRules(ctx context.Context) error {
 			return fmt.Errorf("partition %d: set the version of the rules: %w", p.number, err)
 		}
 	}
-	n.settled.Store(true)
 	return nil
 }
 

@@ -44,7 +44,7 @@ const adminPasswordFile = "nats_admin_password"
 // them: a secret in an argument or a settings file would be seen by others.
 type secretSetting struct {
 	env   string
-	file  string // name under which a generated one is kept
+	file  string // name under which a generated one is kept; empty: none is made
 	field func(*Config) *Secret
 }
 
@@ -54,6 +54,13 @@ var secrets = []secretSetting{
 	{"MOZAIKS_NATS_CONSUMER_PASSWORD", "nats_consumer_password", func(c *Config) *Secret { return &c.ConsumerPasswords }},
 	{"MOZAIKS_NATS_ADMIN_PASSWORD", adminPasswordFile, func(c *Config) *Secret { return &c.AdminPasswords }},
 }
+
+// sentSecrets open the doors of others, so none is ever generated.
+var sentSecrets = []secretSetting{
+	{"MOZAIKS_CONTROL_PLANE_KEY", "", func(c *Config) *Secret { return &c.ControlPlaneKey }},
+}
+
+func allSecrets() []secretSetting { return slices.Concat(secrets, sentSecrets) }
 
 func (s *secretSetting) key() string {
 	return strings.ToLower(strings.TrimPrefix(s.env, "MOZAIKS_"))
@@ -65,10 +72,12 @@ func (s *secretSetting) show(c *Config) Shown {
 	switch v := s.field(c); {
 	case v.Path != "":
 		row.Value, row.Origin = "(hidden)", v.Path
-	case v.Closed:
+	case v.Closed && s.file != "":
 		row.Value = "(closed)"
 	case len(v.Values) > 0:
 		row.Value = "(hidden)"
+	case s.file == "":
+		row.Value, row.Origin = "(not set)", "default"
 	case c.InProduction():
 		row.Value, row.Origin = "(not set: closed)", "default"
 	default:

@@ -37,6 +37,7 @@ type supervisor struct {
 	announce func(*node)
 	registry *prometheus.Registry
 	clock    *wallClock
+	sources  *sources
 	current  atomic.Pointer[node]
 	heals    atomic.Int64
 	alarms   alarms
@@ -45,6 +46,7 @@ type supervisor struct {
 
 func newSupervisor(cfg Config, logger *slog.Logger, announce func(*node)) *supervisor {
 	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry(), clock: newWallClock(cfg.clock(), cfg.uptimeClock())}
+	s.sources = newSources(&s.cfg, logger)
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s))
 	return s
 }
@@ -87,7 +89,7 @@ func (s *supervisor) Run(ctx context.Context) error {
 }
 
 func (s *supervisor) serve(ctx context.Context, ready func(*node)) (err error) {
-	n, err := newNode(ctx, s.cfg, s.clock, s.logger)
+	n, err := newNode(ctx, s.cfg, s.clock, s.sources, s.logger)
 	if err != nil {
 		return err
 	}
@@ -111,7 +113,7 @@ func (s *supervisor) apiOptions(listener net.Listener) httpapi.Options {
 		},
 		InternalKeys: s.cfg.InternalKeys.Values, ServiceKeys: s.cfg.ServiceKeys.Values,
 		Partitions: s.cfg.Partitions, MaxBodyBytes: s.cfg.MaxBodyBytes, MaxUnpackedBytes: s.cfg.UnpackedBytes, WaitLimit: s.cfg.WaitLimit, Version: Version(),
-		Commands: (*commands)(s), Reads: (*reads)(s), Health: (*health)(s),
+		Commands: (*commands)(s), Reads: (*reads)(s), Entitlements: (*entitled)(s), Health: (*health)(s),
 		Logger: s.logger, Registry: s.registry, Now: s.cfg.clock(), Fault: faultHook(),
 	}
 }

@@ -14,9 +14,9 @@ import (
 	"grout/store"
 )
 
-// ticker writes the ticks of a partition into its log, and after each of them the
-// command that lets old segments expire, when nothing needs them any more
-// (architecture §2.4, §4).
+// ticker writes the ticks of a partition into its log, every hour and as soon as
+// something is due, and after each of them the command that lets old segments expire,
+// when nothing needs them any more (architecture §2.4, §4).
 type ticker struct {
 	store     *store.Store
 	loop      *handlers.Loop
@@ -34,6 +34,8 @@ const (
 	// tickWait bounds the wait for an outcome. Without one the command is written again.
 	tickWait = 10 * time.Second
 	tickLook = 10 * time.Second
+	// dueGap is how long what is due may wait for more that is, so that one tick serves all.
+	dueGap = 100 * time.Millisecond
 )
 
 // Run works until ctx ends. What fails is tried again; it stops nothing.
@@ -42,20 +44,43 @@ func (t *ticker) Run(ctx context.Context) error {
 	look := time.NewTicker(t.look)
 	defer look.Stop()
 	for {
-		if err := t.step(ctx); err != nil && ctx.Err() == nil {
+		err := t.step(ctx)
+		if err != nil && ctx.Err() == nil {
 			t.logger.Warn("a tick could not be written; it will be tried again", "error", err)
 		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
+		if !t.wait(ctx, look.C, err != nil) {
 			return nil
 		}
 	}
 }
 
+// wait returns when it is time to look again, and false when ctx has ended: something
+// is due, or was not when the wait began, or the time to look has come. After an error
+// it is not sooner than that.
+func (t *ticker) wait(ctx context.Context, look <-chan time.Time, failed bool) bool {
+	at, changed := t.store.NextDue()
+	var due <-chan time.Time
+	switch {
+	case failed:
+		changed = nil
+	case !at.IsZero():
+		timer := time.NewTimer(max(at.Sub(t.clock.now())+time.Millisecond, dueGap))
+		defer timer.Stop()
+		due = timer.C
+	}
+	select {
+	case <-look:
+	case <-due:
+	case <-changed:
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
 func (t *ticker) step(ctx context.Context) error {
 	now := t.clock.now().UnixNano()
-	if !t.loop.CaughtUp() || !tickDue(t.store.Clock().LastTick, now, t.every) {
+	if !t.loop.CaughtUp() || !tickDue(t.store.Clock().LastTick, now, t.every) && !t.due(now) {
 		return nil
 	}
 	if why := t.clock.refuses(now, t.store.Now()); why != "" {
@@ -71,6 +96,12 @@ func (t *ticker) step(ctx context.Context) error {
 	}
 	t.tell()
 	return t.expire(ctx)
+}
+
+// due reports whether something waits for a tick.
+func (t *ticker) due(now int64) bool {
+	at, _ := t.store.NextDue()
+	return !at.IsZero() && at.UnixNano() <= now
 }
 
 // tickDue reports whether a tick is due: the last one is old, or of a time to come,

@@ -42,8 +42,11 @@ type Verification struct {
 	To        uint64   `json:"to_sequence"`
 	Messages  int64    `json:"messages"` // replayed
 	store.Comparison
-	Damage        *store.Checkup `json:"damage,omitempty"`
-	ReplicaSHA256 string         `json:"replica_sha256,omitempty"`
+	// Budgets are counters that are not what the usage and the open holds in the same
+	// store come to.
+	Budgets       []store.BudgetDifference `json:"budgets,omitempty"`
+	Damage        *store.Checkup           `json:"damage,omitempty"`
+	ReplicaSHA256 string                   `json:"replica_sha256,omitempty"`
 }
 
 // VerifyOptions say how to verify.
@@ -134,7 +137,7 @@ func (v *Verification) judge(err error) {
 		v.Verdict, v.Reason = VerdictUnverified, fmt.Sprintf("there is no store: %v", err)
 	case err != nil:
 		v.Verdict, v.Reason = VerdictUnverified, err.Error()
-	case v.Differing > 0:
+	case v.Differing > 0 || len(v.Budgets) > 0:
 		v.Verdict = VerdictDiffers
 	default:
 		v.Verdict = VerdictEqual
@@ -166,6 +169,9 @@ func (r *verifier) replayBeside(ctx context.Context, v *Verification, own *store
 	}
 	if v.Comparison, err = store.Compare(ctx, own, replica, maxDifferences); err != nil {
 		return err
+	}
+	if v.Budgets, err = own.RecountBudgets(ctx); err != nil {
+		return fmt.Errorf("recount the budgets: %w", err)
 	}
 	if d := v.Diverges; d != nil && d.StoredAt.IsZero() && d.Epoch == v.Epoch {
 		if d.StoredAt, err = r.bus.CommandStored(ctx, d.Sequence); err != nil {

@@ -1,0 +1,65 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"grout/schemas"
+)
+
+// readJSON reads the whole body of a request that takes JSON.
+func (s *Server) readJSON(r *http.Request) (body, error) {
+	if err := checkMediaType(r.Header); err != nil {
+		return body{}, err
+	}
+	return s.readBody(r)
+}
+
+// run brings one command into the log and waits for its outcome. applied is false when
+// it is durable and was not applied within the wait limit. A refusal is an error.
+func (s *Server) run(c echo.Context, kind, app string, payload []byte) (answer []byte, applied bool, err error) {
+	r := c.Request()
+	now := s.Now().UnixNano()
+	frame := schemas.CommandFrame{
+		Kind: kind, AppID: app, ID: uuid.Must(uuid.NewV7()).String(), Source: commandSource, Time: now, Accepted: now,
+		CorrelationID: correlationOf(c), TraceParent: traceParent(r.Header.Get("Traceparent")), Payload: payload,
+	}
+	s.Fault("accept")
+
+	ctx, cancel := context.WithTimeout(r.Context(), s.WaitLimit)
+	defer cancel()
+	pending, err := s.Commands.Submit(schemas.PartitionOf(app, s.Partitions), frame)
+	if err != nil {
+		return nil, false, submitError(err)
+	}
+	receipt, err := pending.Wait(ctx)
+	if err != nil {
+		return nil, false, unavailable("The command log did not confirm; try again", err)
+	}
+	switch {
+	case receipt.Dead:
+		return nil, false, schemas.Errorf(schemas.CodeInternal, "The request could not be applied: its command went to the dead letters")
+	case receipt.Outcome == nil:
+		return nil, false, nil
+	}
+	var o schemas.CommandOutcome
+	if err := o.Decode(receipt.Outcome); err != nil {
+		return nil, false, fmt.Errorf("outcome of %s at %d.%d: %w", kind, receipt.Seq, receipt.Index, err)
+	}
+	if o.Code != "" {
+		return nil, false, schemas.Errorf(o.Code, "%s", o.Detail)
+	}
+	return o.Body, true, nil
+}
+
+// accepted answers 202: what was asked for is durable and not applied yet. It names
+// what it was about.
+func accepted(c echo.Context, field, value string) error {
+	b := appendAnyText([]byte{'{'}, field)
+	b = appendAnyText(append(b, ':'), value)
+	return sendJSON(c, http.StatusAccepted, append(b, `,"status":"accepted"}`...))
+}
