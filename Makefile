@@ -59,6 +59,10 @@ clients: ## let the reference clients meet a grout that is killed, and pipe a mi
 disks: ## let the disk under a running grout fail, fill, hang and be read-only, ROUNDS times (100)
 	GROUT_FAULT_KILLS=$(or $(ROUNDS),100) go test -count=1 -timeout 60m -run 'TestDiskErrors|TestSmallDisk|TestReadOnlyDisk|TestStreamThat|TestFullDisk' -v ./integration/
 
+.PHONY: strict
+strict: ## let 500 callers race for the last tokens, ROUNDS times (1000), with a kill in every tenth, and search orders for what few did
+	GROUT_STRICT_ROUNDS=$(or $(ROUNDS),1000) go test -count=1 -timeout 90m -run 'TestStrict' -v ./integration/
+
 .PHONY: damage
 damage: ## harm one file after the other and compare every answer (KINDS=store,facts ROUNDS=100 SEED=1; goes on where it was, FRESH=1 does not)
 	@mkdir -p bin && go build -trimpath -o bin/grout ./cmd/grout && go build -trimpath -o bin/damage ./integration/damage

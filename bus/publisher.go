@@ -49,6 +49,8 @@ type Publisher struct {
 	opts    PublisherOptions
 	wake    chan struct{}
 	acked   atomic.Int64
+
+	confirmed atomic.Uint64
 	life    context.Context // ends with Abort
 	abort   context.CancelFunc
 
@@ -107,6 +109,9 @@ func (b *Bus) NewPublisher(partition int, r *Replies, o PublisherOptions) *Publi
 // Abort ends the publisher without waiting for a stream that does not answer: the
 // group in flight and all that is queued fail as not stored.
 func (p *Publisher) Abort() { p.abort() }
+
+// Confirmed is the sequence of the newest group that is stored; 0 before the first.
+func (p *Publisher) Confirmed() uint64 { return p.confirmed.Load() }
 
 // Acked is the number of groups that the stream has acknowledged since the start.
 func (p *Publisher) Acked() int64 { return p.acked.Load() }
@@ -324,6 +329,7 @@ func (p *Publisher) publish(group []*Pending) error {
 		return err
 	}
 	p.acked.Add(1)
+	p.confirmed.Store(ack.Sequence)
 	p.b.noteAcked(ack.Sequence)
 	p.b.cfg.Fault("publish.acked")
 	for _, c := range group {

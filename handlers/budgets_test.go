@@ -189,3 +189,100 @@ func TestPeriodsRoll(t *testing.T) {
 		})
 	}
 }
+
+// Inside a period what was pushed, carried and told holds, also when a manifest without
+// the budget has stood in between.
+func TestBudgetComesBack(t *testing.T) {
+	const daily = `,"token_budget":{"period":"daily","rollover":true,"total_tokens":{"limit":100,"used":%d,"enforcement":"hard"}}`
+	w := newEntitled(t)
+	w.now += int64(24 * time.Hour)
+	w.sync(fmt.Sprintf(daily, 80))
+	w.sync("")
+	w.used("u", "", "m", 3, w.now)
+	w.sync(fmt.Sprintf(daily, 0))
+	want(t, "pushed", w.counters(wholeApp), "total_tokens 03-02T00 used 83 imported 80 reserved 0 carry 0")
+	w.now += int64(24 * time.Hour)
+	w.sync(fmt.Sprintf(daily, 1))
+	w.sync("")
+	w.sync(fmt.Sprintf(daily, 0))
+	want(t, "carried", w.counters(wholeApp), "total_tokens 03-03T00 used 1 imported 1 reserved 0 carry 17")
+	told := w.told()
+	if n := strings.Count(strings.Join(told, "\n"), "threshold_reached app/a total_tokens 75"); n != 1 {
+		t.Errorf("75%% was told %d times:\n%s", n, strings.Join(told, "\n"))
+	}
+	w.sync("")
+	w.now += int64(24 * time.Hour)
+	w.tickNow()
+	want(t, "not named in the new period", w.counters(wholeApp), "")
+}
+
+// A sync that comes first in a period tells what follows from the new manifest alone.
+func TestSyncBeginsAPeriod(t *testing.T) {
+	const daily = `,"token_budget":{"period":"daily","total_tokens":{"limit":%d,"enforcement":"hard"},"input_tokens":{"limit":%[1]d}}`
+	for limit, told := range map[int][]string{
+		100:   {"entitlement.synced app/a", "budget.threshold_reached app/a input_tokens 75", "budget.threshold_reached app/a total_tokens 75"},
+		10000: {"entitlement.synced app/a"},
+	} {
+		w := newEntitled(t)
+		w.sync(strings.Replace(monthly, "monthly", "daily", 1))
+		w.used("u", "", "m", 80, w.now+int64(20*time.Hour)) // of tomorrow
+		w.told()
+		w.now += int64(24 * time.Hour)
+		w.sync(fmt.Sprintf(daily, limit))
+		wantTold(t, w.told(), told...)
+		w.recounted()
+	}
+}
+
+// A counter that holds more than a number can say is right again once that is less.
+func TestReservedBeyondNumbers(t *testing.T) {
+	w := newEntitled(t)
+	w.sync(`,"token_budget":{"period":"monthly","total_tokens":{"limit":-1}}`)
+	const holds = 1030 // of 2⁵³ − 1 each
+	each := func(kind string, payload func(i int) []byte) {
+		for from := 0; from < holds; from += 515 {
+			var group []schemas.CommandFrame
+			for i := from; i < from+515; i++ {
+				group = append(group, w.frame(kind, "a", payload(i)))
+			}
+			w.apply(group...)
+		}
+	}
+	each(schemas.ReserveBudget.Name, func(i int) []byte {
+		r := schemas.BudgetReserve{ReservationID: fmt.Sprint("r", i), Tokens: schemas.Tokens{Total: schemas.MaxLimit}, TTL: 60}
+		if i >= holds-2 {
+			r.TTL = 3600
+		}
+		return r.EncodePayload(nil)
+	})
+	w.recounted()
+	w.release("r0")
+	w.release(fmt.Sprint("r", holds-1))
+	w.now += int64(time.Minute)
+	for key, c := range w.view(Question{AppID: "a"}).Counters {
+		if c.Reserved != schemas.MaxLimit {
+			t.Errorf("a read sees %v: %+v", key, c)
+		}
+	}
+	w.tickNow()
+	want(t, "counter", w.counters(wholeApp), fmt.Sprintf("total_tokens 03-01T00 used 0 imported 0 reserved %d carry 0", int64(schemas.MaxLimit)))
+	w.recounted()
+}
+
+// The decision beside a settlement counts no hold that has ended, and what is due is
+// carried out also when the reservation is not known.
+func TestSettlementEndsWhatIsDue(t *testing.T) {
+	w := newEntitled(t)
+	w.sync(`,"token_budget":{"period":"monthly","total_tokens":{"limit":100,"enforcement":"soft"}}`)
+	w.reserve("short", "u", "", "", 80, 1)
+	w.reserve("long", "u", "", "", 50, 600)
+	w.now += int64(time.Minute)
+	if o := w.settle("long", "e", 50, 0); !strings.Contains(string(o.Body), `"decision":"allow"`) {
+		t.Errorf("50 of 100 are used, and nothing is held: %s", o.Body)
+	}
+	w.reserve("short too", "u", "", "", 10, 1)
+	w.told()
+	w.now += int64(time.Minute)
+	w.settle("unknown", "e", 1, 0)
+	wantTold(t, w.told(), "budget.reservation_expired reservation/short too", "command.refused reservation/unknown NOT_FOUND")
+}

@@ -64,11 +64,15 @@ func (e *engine) setBelow(tx *store.Tx, c Command, change *schemas.ConfigChange)
 			return err
 		}
 	}
-	if changed, err := tx.SetConfig(c.Index, change); err != nil || !changed {
+	changed, err := tx.SetConfig(c.Index, change)
+	if err != nil {
 		return err
 	}
+	if !changed {
+		return books.close()
+	}
 	for _, app := range apps {
-		if err := books.reconcile(app, whole); err != nil {
+		if err := books.reconcile(app, whole, true); err != nil {
 			return err
 		}
 	}

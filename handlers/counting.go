@@ -49,50 +49,67 @@ func (b *books) budget(app string, scope schemas.Scope) (*store.Budget, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.reset(have, rules)
+	if rules.TokenBudget == nil { // nothing names it any more
+		return nil, b.tx.DropBudget(app, scope)
+	}
+	return have, b.reset(have, rules)
 }
 
-// rules reads what the manifests say of a budget.
+// rules reads what the manifests say of a budget; the zero value when they say nothing.
 func (b *books) rules(have *store.Budget) (entitlements.Budget, error) {
 	if r, ok := have.Rules.(entitlements.Budget); ok {
 		return r, nil
 	}
-	r, _, err := b.budgetOf(have.AppID, have.Scope)
+	r, err := b.budgetOf(have.AppID, have.Scope)
 	if err == nil {
 		have.Rules = r
 	}
 	return r, err
 }
 
-// budgetOf gives the budget that the manifests of a scope name; false when they name none.
-func (b *books) budgetOf(app string, scope schemas.Scope) (entitlements.Budget, bool, error) {
+// budgetOf gives the budget that the manifests of a scope name; the zero value when they
+// name none.
+func (b *books) budgetOf(app string, scope schemas.Scope) (entitlements.Budget, error) {
 	layers, err := b.layers(txState{b.tx}, app, []schemas.Scope{scope}, store.Newest)
 	if err != nil {
-		return entitlements.Budget{}, false, err
+		return entitlements.Budget{}, err
 	}
 	for _, r := range entitlements.Budgets(layers) {
 		if len(r.Allocations()) > 0 {
-			return r, true, nil
+			return r, nil
 		}
 	}
-	return entitlements.Budget{}, false, nil
+	return entitlements.Budget{}, nil
 }
 
-// reset begins the period of handler time.
-func (b *books) reset(have *store.Budget, rules entitlements.Budget) (*store.Budget, error) {
+// reset begins the period of handler time. Only what is named goes on in it.
+func (b *books) reset(have *store.Budget, rules entitlements.Budget) error {
 	next, err := periodOf(txState{b.tx}, have.AppID, rules, have, b.command.Now)
 	if err != nil || next == nil {
-		return have, err
+		return err
 	}
-	tell := have.Worth() && b.command.Now >= have.End
-	before := have.Counters
+	tell := b.command.Now >= have.End
+	before := *have
 	have.Become(next)
 	b.touch(have)
-	if tell {
-		d := schemas.ResetFact(have.AppID, have.Scope, before, slices.Clone(have.Counters))
+	if d := resetFact(&before, have); tell && d != nil {
 		b.emit(schemas.EntitlementReset.Name, have.AppID, budgetSubject(have.Scope, have.AppID), d.AppendJSON)
 	}
-	return have, b.tx.Keep(have)
+	return b.tx.Keep(have)
+}
+
+// resetFact tells of a new period; nil when there was nothing to reset.
+func resetFact(before, after *store.Budget) *schemas.PeriodResetData {
+	var old []schemas.Counter
+	for _, c := range after.Counters {
+		if was := before.Counter(c.Allocation); was != nil {
+			old = append(old, *was)
+		}
+	}
+	if len(old) != len(after.Counters) || !(&store.Budget{Counters: old}).Worth() {
+		return nil
+	}
+	return schemas.ResetFact(after.AppID, after.Scope, old, slices.Clone(after.Counters))
 }
 
 // forget lets the budgets be asked for again.
@@ -205,6 +222,9 @@ func (b *books) close() error {
 
 // cross tells thresholds that a counter has reached or left (contract §5.2.13).
 func (b *books) cross(x *store.Budget, c *schemas.Counter, rules entitlements.Budget) {
+	if rules.TokenBudget == nil {
+		return
+	}
 	t, ok := rules.Terms(c.Allocation)
 	if !ok {
 		return

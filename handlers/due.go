@@ -64,21 +64,32 @@ func (b *books) expire(h *store.Held) error {
 // change lets a hold be what a rule has made of it, and lets the budgets that it held
 // of hold it no more when it is closed.
 func (b *books) change(h *store.Held, next *schemas.Hold) error {
-	if h.State == schemas.HoldOpen && next.State != schemas.HoldOpen {
-		if err := b.hold(h.AppID, &h.Hold, -1); err != nil {
+	closes := h.State == schemas.HoldOpen && next.State != schemas.HoldOpen
+	if err := b.tx.ChangeHold(h, next); err != nil || !closes {
+		return err
+	}
+	return b.hold(&h.Hold, -1)
+}
+
+// hold adds the tokens of a hold to what is reserved in its scopes, or takes them away
+// once it is closed.
+func (b *books) hold(h *schemas.Hold, sign int64) error {
+	t := schemas.Tokens{Total: sign * h.Tokens.Total, Input: sign * h.Tokens.Input, Output: sign * h.Tokens.Output}
+	var full []*store.Budget
+	if err := b.each(h.AppID, h.TenantID, h.UserID, func(x *store.Budget) {
+		if !x.Hold(h.Model, t) {
+			full = append(full, x)
+		}
+		b.touch(x)
+	}); err != nil {
+		return err
+	}
+	for _, x := range full {
+		if err := b.tx.Reserve(x); err != nil {
 			return err
 		}
 	}
-	return b.tx.ChangeHold(h, next)
-}
-
-// hold adds the tokens of a hold to what is reserved in its scopes, or takes them away.
-func (b *books) hold(app string, h *schemas.Hold, sign int64) error {
-	t := schemas.Tokens{Total: sign * h.Tokens.Total, Input: sign * h.Tokens.Input, Output: sign * h.Tokens.Output}
-	return b.each(app, h.TenantID, h.UserID, func(x *store.Budget) {
-		x.Hold(h.Model, t)
-		b.touch(x)
-	})
+	return nil
 }
 
 func holdSubject(id string) string { return "reservation/" + id }

@@ -53,7 +53,7 @@ func (b *books) consume(v *entitlements.View, r *schemas.EntitlementCheck) error
 	if n.Calls != nil {
 		c := v.Calls[n.Calls.Key]
 		c.Used++
-		if err := b.tx.PutConsumed(v.AppID, n.Calls.Key.Scope, n.Calls.Key.Name, callsLimit, c); err != nil {
+		if err := b.tx.PutCalls(v.AppID, n.Calls.Key.Scope, n.Calls.Key.Name, c); err != nil {
 			return err
 		}
 		taken["calls_per_period"] = 1

@@ -25,6 +25,7 @@ type budgetModel struct {
 	now    int64
 	apps   map[string]*modelApp
 	below  *modelBudget // of app-0
+	config string       // that said so
 	strict bool
 }
 
@@ -194,6 +195,10 @@ func (m *budgetModel) roll() {
 				if c.end == 0 || m.now < c.end {
 					continue
 				}
+				if b == nil || b.Limits[allocation].Enforcement == "" { // not named any more
+					delete(counters, allocation)
+					continue
+				}
 				start, end := modelPeriod(c.period, m.now)
 				before, _ := modelPeriod(c.period, start-1)
 				used := a.sum(scope, allocation, before, start)
@@ -228,22 +233,28 @@ func (m *budgetModel) settleDue() {
 	}
 }
 
-// rename gives a scope the counters that are named now.
-func (m *budgetModel) rename(app string, scope schemas.Scope) {
+// rename gives a scope the counters that are named now. Pushed figures count when they
+// come, with the manifest below or the app's own.
+func (m *budgetModel) rename(app string, scope schemas.Scope, below bool) {
 	a, b := m.app(app), m.budget(app, scope)
-	old := a.stands[scope]
-	delete(a.stands, scope)
 	if b == nil {
-		return
+		return // what was counted stays to the end of its period
 	}
+	old := a.stands[scope]
 	counters := map[string]*modelCounter{}
+	for allocation, c := range old {
+		if c.period == b.Period {
+			counters[allocation] = c
+		}
+	}
 	for allocation, l := range b.Limits {
 		c := old[allocation]
 		if c == nil || c.period != b.Period {
 			c = &modelCounter{period: b.Period}
 			c.start, c.end = modelPeriod(b.Period, m.now)
 		}
-		if by := l.Used - a.sum(scope, allocation, c.start, c.end) - c.imported; by > 0 {
+		own := a.synced[scope] != nil && a.synced[scope].Period != ""
+		if by := l.Used - a.sum(scope, allocation, c.start, c.end) - c.imported; by > 0 && own != below {
 			c.imported += by
 		}
 		counters[allocation] = c
@@ -505,7 +516,10 @@ func (d *drawing) next(t rapid.TB) drawn {
 			m.below = d.budget()
 			content = `{"source":"file","manifest":` + m.below.manifest("app-0", wholeApp) + `}`
 		}
-		m.rename("app-0", wholeApp)
+		if content != m.config {
+			m.rename("app-0", wholeApp, true)
+		}
+		m.config = content
 		return drawn{frame: frame(schemas.ConfigSet.Name, "", schemas.NewConfigChange(schemas.ConfigManifest, []byte(content)).EncodePayload(nil))}
 	}
 }
@@ -537,7 +551,7 @@ func (d *drawing) sync(t rapid.TB, app string, frame func(string, string, []byte
 			}
 		}
 		a.synced[scope] = b
-		m.rename(app, scope)
+		m.rename(app, scope, false)
 	}
 	return drawn{frame: frame(schemas.SyncEntitlement.Name, app, (&schemas.ManifestSync{Manifest: manifestFrom(t, text)}).EncodePayload(nil)), code: code}
 }
@@ -635,8 +649,12 @@ func (m *budgetModel) all() map[string]stand {
 	m.settleDue()
 	want := map[string]stand{}
 	for app, a := range m.apps {
-		for scope, counters := range a.stands {
-			for allocation := range counters {
+		for scope := range a.stands {
+			b := m.budget(app, scope)
+			if b == nil {
+				continue
+			}
+			for allocation := range b.Limits {
 				want[fmt.Sprint(app, " ", scope.Kind, " ", scope.ID, " ", allocation)] = m.stand(app, scope, allocation)
 			}
 		}

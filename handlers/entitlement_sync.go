@@ -32,12 +32,15 @@ func (e *engine) syncSubscription(tx *store.Tx, c Command, s *schemas.Subscripti
 		return Result{}, fmt.Errorf("the subscription is of app %q", sub.AppID)
 	}
 	catalogue, err := e.catalogue(txState{tx}, store.Newest)
+	if u := new(unreadable); errors.As(err, &u) {
+		return refuseAt(tx, c, "user/"+sub.UserID, schemas.Errorf(schemas.CodeUnavailable, "%v", u)), nil
+	}
 	if err != nil {
 		return Result{}, err
 	}
 	m, fault := sub.ManifestOf(c.AppID, catalogue)
 	if fault != nil {
-		return Result{}, fault
+		return refuseAt(tx, c, "user/"+sub.UserID, fault), nil
 	}
 	_, err = e.store(tx, c, m, true)
 	if refused := new(schemas.Error); errors.As(err, &refused) {
@@ -95,7 +98,7 @@ func (e *engine) store(tx *store.Tx, c Command, m *schemas.Manifest, legacy bool
 		return synced{}, err
 	}
 	books.synced(m, before, v)
-	if err := books.reconcile(c.AppID, scope); err != nil {
+	if err := books.reconcile(c.AppID, scope, false); err != nil {
 		return synced{}, err
 	}
 	out := synced{revision: revision, at: v.At}
@@ -133,39 +136,45 @@ func (b *books) synced(m, before *schemas.Manifest, v *store.ManifestVersion) {
 }
 
 // reconcile gives a scope the counters that its manifests name now. What is counted
-// stays; what is new is counted from the usage that there is, and holds what open holds
-// hold of it; and what is pushed is taken in (contract §5.2.6).
-func (b *books) reconcile(app string, scope schemas.Scope) error {
-	rules, any, err := b.budgetOf(app, scope)
+// stays, to the end of the period also when it is not named any more; what is new is counted from the usage that there is, and holds what open holds
+// hold of it. What is pushed is taken in when the manifest that names the budget is the
+// one that has come: the app's own, or the one below it (contract §5.2.6).
+func (b *books) reconcile(app string, scope schemas.Scope, below bool) error {
+	rules, err := b.budgetOf(app, scope)
 	if err != nil {
 		return err
 	}
 	b.forget()
-	if !any {
-		return b.tx.DropBudget(app, scope)
-	}
 	have, err := b.tx.Budget(app, scope)
 	if err != nil {
 		return err
 	}
+	if have != nil {
+		have.Rules = rules
+	}
+	if rules.TokenBudget == nil {
+		return nil
+	}
 	next, err := periodOf(txState{b.tx}, app, rules, have, b.command.Now)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case have == nil:
+		have = next
+	case next != nil:
+		have.Become(next)
 	}
-	if next == nil {
-		next = have
-	}
-	for i, c := range next.Counters {
-		if t, ok := rules.Terms(c.Allocation); ok {
-			next.Counters[i] = entitlements.Import(c, t.Pushed)
+	for i, c := range have.Counters {
+		if t, ok := rules.Terms(c.Allocation); ok && rules.Below == below {
+			have.Counters[i] = entitlements.Import(c, t.Pushed)
 		}
 	}
-	next.Rules = rules
-	if err := b.tx.PutBudget(next); err != nil {
+	have.Rules = rules
+	if err := b.tx.PutBudget(have); err != nil {
 		return err
 	}
-	b.touch(next)
-	return b.tx.Reserve(next)
+	b.touch(have)
+	return b.tx.Reserve(have)
 }
 
 // answered is the outcome of a command that is answered with JSON.

@@ -95,8 +95,14 @@ func TestManifestBelow(t *testing.T) {
 	w.sync("")
 	want(t, "below again", w.counters(wholeApp), "total_tokens 03-01T00 used 30 imported 0 reserved 71 carry 0")
 	w.config(schemas.ConfigManifest, `{"source":"file","manifest":null}`)
-	want(t, "none", w.counters(wholeApp), "")
+	want(t, "none, to the end of the day", w.counters(wholeApp), "total_tokens 03-01T00 used 30 imported 0 reserved 71 carry 0")
+	if v := w.view(Question{AppID: "a"}); len(v.Counters) != 0 {
+		t.Errorf("a view has %+v", v.Counters)
+	}
 	w.release("r")
+	w.now += int64(24 * time.Hour)
+	w.tickNow()
+	want(t, "none", w.counters(wholeApp), "")
 	w.recounted()
 
 	s := openStore(t, t.TempDir()+"/s.db", 1-schemas.PartitionOf("a", 2), 2, 300)
@@ -320,4 +326,38 @@ func TestOpenHoldsKeepTheirSegment(t *testing.T) {
 		t.Errorf("with an open hold: %q %s", o.Code, o.Detail)
 	}
 	w.recounted()
+}
+
+// What cannot be read makes a check fail, which refuses under hard and is flagged
+// otherwise (contract §5.2.12); it poisons no command.
+func TestCheckThatFails(t *testing.T) {
+	w := newEntitled(t)
+	w.config(schemas.ConfigCatalogue, `{"subscription_plans":5}`)
+	if o := w.reserve("r", "u", "", "", 1, 60); !strings.Contains(string(o.Body), `"decision":"warn","reason":"check_failed"`) {
+		t.Errorf("without a hard budget: %s %s", o.Code, o.Body)
+	}
+	w.sync(monthly)
+	if o := w.reserve("s", "u", "", "", 1, 60); o.Code != schemas.CodeUnavailable {
+		t.Errorf("with one: %s %s", o.Code, o.Body)
+	}
+	sub, _, err := schemas.ParseSubscription([]byte(`{"userId":"u","plan":"gold","status":"active"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := w.do(schemas.SyncSubscription.Name, "a", (&schemas.SubscriptionSync{Subscription: sub}).EncodePayload(nil)); o.Code != schemas.CodeUnavailable {
+		t.Errorf("a subscription without its catalogue: %s %s", o.Code, o.Body)
+	}
+}
+
+// The calls of a plugin are none of its consumables, whatever those are called.
+func TestCallsAndConsumables(t *testing.T) {
+	w := newEntitled(t)
+	w.config(schemas.ConfigSwitches, `{"monetization":true,"enforce":true}`)
+	w.config(schemas.ConfigPluginPrefix+"p", `{"schema_version":"1.0","plugin":"p","limits":{"calls":{"default":2,"reset":"daily"}},"actions":{"run":{"consumes":{"calls":1}}}}`)
+	w.syncText(`{"version":"1.1","app_id":"a","user_id":"u","plan":{"tier":"pro"},"plugins":{"per_plugin_limits":{"p":{"calls_per_period":4,"period":"daily"}}}}`)
+	for i := range 6 { // none of them consumes: only executions do
+		if _, d := w.check(schemas.EntitlementCheck{UserID: "u", Plugin: "p", Action: "run", Needed: 1, Count: true}); d.Allowed != (i < 4) {
+			t.Errorf("check %d: %s %s", i, d.Reason, d.Detail)
+		}
+	}
 }

@@ -44,10 +44,23 @@ func meaning[T any](l *library, at store.Place, content []byte, parse func([]byt
 	return v, nil
 }
 
+// unreadable says that something in the log cannot be read. A check that needs it has
+// failed (contract §5.2.12); a handler that cannot do without it has, too.
+type unreadable struct {
+	what string
+	why  error
+}
+
+func (u *unreadable) Error() string { return fmt.Sprintf("%s cannot be read: %v", u.what, u.why) }
+
+func unreadableConfig(name string, why error) error {
+	return &unreadable{"configuration " + name, why}
+}
+
 func (l *library) manifest(v *store.ManifestVersion) (*schemas.Manifest, error) {
 	m, err := meaning(l, v.Place, v.Content, schemas.ParseManifest)
 	if err != nil {
-		return nil, fmt.Errorf("manifest of app %q, %s %q: %v", v.AppID, v.Scope.Kind, v.Scope.ID, err)
+		return nil, &unreadable{fmt.Sprintf("the manifest of %s %q", v.Scope.Kind, v.Scope.IDIn(v.AppID)), err}
 	}
 	return m, nil
 }
@@ -61,6 +74,7 @@ type state interface {
 	Usage(q *store.UsageQuestion) (store.ScopeUsage, error)
 	Window(app string, scope schemas.Scope, limit string) (schemas.RateWindow, error)
 	Leases(app string, scope schemas.Scope, limit string, now int64) ([]schemas.Lease, error)
+	Calls(app string, scope schemas.Scope, plugin string) (schemas.Consumption, error)
 	Consumed(app string, scope schemas.Scope, plugin, limit string) (schemas.Consumption, error)
 }
 
@@ -80,7 +94,7 @@ func (t txState) Leases(app string, scope schemas.Scope, limit string, _ int64) 
 }
 
 // layers lists the manifests that apply in scopes of an app, which come from the most
-// specific one to the app.
+// specific one to the app. Beside an error stand those before it.
 func (l *library) layers(s state, app string, scopes []schemas.Scope, asOf int64) (list []entitlements.Layer, err error) {
 	for _, scope := range scopes {
 		v, err := s.Manifest(app, scope, asOf)
@@ -99,7 +113,7 @@ func (l *library) layers(s state, app string, scopes []schemas.Scope, asOf int64
 		}
 		below, at, err := l.below(s, asOf)
 		if err != nil {
-			return nil, err
+			return list, err
 		}
 		if below != nil && below.AppID == app {
 			list = append(list, entitlements.Layer{Scope: scope, Below: true, At: at, Manifest: below})
@@ -116,7 +130,7 @@ func (l *library) below(s state, asOf int64) (*schemas.Manifest, int64, error) {
 	}
 	b, err := meaning(l, v.Place, v.Content, schemas.ParseBelow)
 	if err != nil {
-		return nil, 0, fmt.Errorf("configuration %s: %v", v.Name, err)
+		return nil, 0, unreadableConfig(v.Name, err)
 	}
 	return b.Manifest, v.At, nil
 }
@@ -129,7 +143,7 @@ func (l *library) catalogue(s state, asOf int64) (*schemas.Catalogue, error) {
 	}
 	c, err := meaning(l, v.Place, v.Content, schemas.ParseCatalogue)
 	if err != nil {
-		return nil, fmt.Errorf("configuration %s: %v", v.Name, err)
+		return nil, unreadableConfig(v.Name, err)
 	}
 	return c, nil
 }
@@ -141,7 +155,7 @@ func (l *library) switches(s state, asOf int64) (schemas.Switches, error) {
 	}
 	w, err := meaning(l, v.Place, v.Content, schemas.ParseSwitches)
 	if err != nil {
-		return w, fmt.Errorf("configuration %s: %v", v.Name, err)
+		return w, unreadableConfig(v.Name, err)
 	}
 	return w, nil
 }

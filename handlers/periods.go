@@ -1,6 +1,8 @@
 package handlers
 
 import (
+	"slices"
+
 	"grout/handlers/entitlements"
 	"grout/schemas"
 	"grout/store"
@@ -9,8 +11,7 @@ import (
 const hourNanos = int64(3600e9)
 
 // periodOf gives how a budget stands in the period of an instant, when what is stored
-// of it stands in another one, or names other allocations; nil when nothing has to be
-// changed. What open holds hold of allocations that are new is for the caller to add.
+// of it stands in another one, or lacks allocations; nil when nothing has to be changed. What open holds hold of allocations that are new is for the caller to add.
 func periodOf(s state, app string, b entitlements.Budget, have *store.Budget, now int64) (*store.Budget, error) {
 	if have != nil && have.Period == b.Period && current(have, now) && covers(have, b) {
 		return nil, nil
@@ -23,13 +24,18 @@ func periodOf(s state, app string, b entitlements.Budget, have *store.Budget, no
 	next := &store.Budget{AppID: app, Scope: b.Scope, Period: b.Period, Start: sums.start, End: sums.end}
 	for _, name := range b.Allocations() {
 		t, _ := b.Terms(name)
+		t.Pushed = 0 // it is taken in when it comes, and never again
 		c, err := sums.counter(t)
 		if err != nil {
 			return nil, err
 		}
 		next.Counters = append(next.Counters, c)
 	}
+	if sums.have != nil && current(have, now) {
+		next.Counters = append(next.Counters, unnamed(have, b)...)
+	}
 	next.Latest = sums.latest()
+	next.Settle()
 	return next, nil
 }
 
@@ -38,18 +44,17 @@ func current(b *store.Budget, now int64) bool {
 	return entitlements.Contains(b.Counters[0], now)
 }
 
-// covers reports whether a budget has counters for just what a manifest names.
+// covers reports whether a budget has counters for what a manifest names.
 func covers(have *store.Budget, b entitlements.Budget) bool {
-	names := b.Allocations()
-	if len(names) != len(have.Counters) {
-		return false
-	}
-	for _, name := range names {
-		if have.Counter(name) == nil {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(b.Allocations(), func(name string) bool { return have.Counter(name) == nil })
+}
+
+// unnamed gives the counters of what a manifest does not name.
+func unnamed(have *store.Budget, b entitlements.Budget) []schemas.Counter {
+	return slices.DeleteFunc(slices.Clone(have.Counters), func(c schemas.Counter) bool {
+		_, named := b.Terms(c.Allocation)
+		return named
+	})
 }
 
 // sums reads usage as far as the counters of a period need it: not at all when nothing

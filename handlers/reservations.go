@@ -53,7 +53,7 @@ func (e *engine) reserve(tx *store.Tx, c Command, r *schemas.BudgetReserve) (Res
 	if _, err := tx.PutHold(c.Index, &h); err != nil {
 		return Result{}, err
 	}
-	if err := books.hold(c.AppID, &h, 1); err != nil {
+	if err := books.hold(&h, 1); err != nil {
 		return Result{}, err
 	}
 	return answered(h.Answer), books.close()

@@ -10,12 +10,15 @@ import (
 // (contract §5.3).
 func (e *engine) settle(tx *store.Tx, c Command, r *schemas.BudgetSettle) (Result, error) {
 	books, subject := e.open(tx, c), holdSubject(r.ReservationID)
+	if _, err := books.expireDue(c.AppID); err != nil { // for the decision beside it; what is more waits
+		return Result{}, err
+	}
 	h, err := books.held(r.ReservationID)
 	if err != nil {
 		return Result{}, err
 	}
 	if h == nil {
-		return refuseAt(tx, c, subject, noHold()), nil
+		return refuseAt(tx, c, subject, noHold()), books.close()
 	}
 	event := r.SettledEvent(&h.Hold, c.Now)
 	next, s, why := entitlements.Settle(h.Hold, &event, c.Now)
@@ -34,10 +37,8 @@ func (e *engine) settle(tx *store.Tx, c Command, r *schemas.BudgetSettle) (Resul
 	if why != nil {
 		return refuseAt(tx, c, subject, why), books.close()
 	}
-	if h.State == schemas.HoldOpen { // what is held stands for what is booked now
-		if err := books.hold(c.AppID, &h.Hold, -1); err != nil {
-			return Result{}, err
-		}
+	if err := books.change(h, &next); err != nil { // what was held stands for what is booked now
+		return Result{}, err
 	}
 	v, err := books.view(&Question{AppID: c.AppID, UserID: event.UserID, TenantID: event.TenantID})
 	if err != nil {

@@ -1,13 +1,13 @@
 package handlers
 
 import (
+	"errors"
+	"math"
+
 	"grout/handlers/entitlements"
 	"grout/schemas"
 	"grout/store"
 )
-
-// callsLimit is the name under which the calls of a plugin are counted (per_plugin_limits).
-const callsLimit = "calls"
 
 // Question is what somebody's entitlements are asked about.
 type Question struct {
@@ -95,13 +95,19 @@ func (l *library) view(s state, q *Question, now int64) (*entitlements.View, err
 		Consumed: map[string]schemas.Consumption{},
 	}
 	var err error
-	if v.Layers, err = l.layers(s, q.AppID, schemas.ScopesOf(q.TenantID, q.UserID), asOf); err != nil {
+	for _, scope := range schemas.ScopesOf(q.TenantID, q.UserID) { // one that cannot be read hides no other
+		layers, err := l.layers(s, q.AppID, []schemas.Scope{scope}, asOf)
+		if err := failed(v, err); err != nil {
+			return nil, err
+		}
+		v.Layers = append(v.Layers, layers...)
+	}
+	v.Switches, err = l.switches(s, asOf)
+	if err := failed(v, err); err != nil {
 		return nil, err
 	}
-	if v.Switches, err = l.switches(s, asOf); err != nil {
-		return nil, err
-	}
-	if v.Catalogue, err = l.catalogue(s, asOf); err != nil {
+	v.Catalogue, err = l.catalogue(s, asOf)
+	if err := failed(v, err); err != nil {
 		return nil, err
 	}
 	if err := counters(s, v); err != nil {
@@ -114,6 +120,16 @@ func (l *library) view(s state, q *Question, now int64) (*entitlements.View, err
 		return v, nil
 	}
 	return v, rates(s, v, q.Check)
+}
+
+// failed notes in a view that something in the log cannot be read. Any other error
+// ends the question.
+func failed(v *entitlements.View, err error) error {
+	if u := new(unreadable); errors.As(err, &u) {
+		v.Failed = u.Error()
+		return nil
+	}
+	return err
 }
 
 // counters reads how the budgets of a view stand.
@@ -130,18 +146,51 @@ func counters(s state, v *entitlements.View) error {
 		if next == nil { // that of now
 			next = have
 		}
-		for _, c := range next.Counters {
-			v.Counters[entitlements.CounterKey{Scope: b.Scope, Allocation: c.Allocation}] = c
+		for _, name := range b.Allocations() {
+			v.Counters[entitlements.CounterKey{Scope: b.Scope, Allocation: name}] = *next.Counter(name)
 		}
 	}
 	look, ok := s.(*store.Look)
 	if !ok || len(v.Counters) == 0 {
 		return nil
 	}
-	return look.EachDueHold(v.AppID, v.Now, func(h *schemas.Hold) {
+	due, full := int64(0), false
+	for _, c := range v.Counters {
+		full = full || c.Reserved == math.MaxInt64
+	}
+	if err := look.EachDueHold(v.AppID, v.Now, func(h *schemas.Hold) {
+		due++
+		free(v, h)
+	}); err != nil || due == 0 || !full {
+		return err
+	}
+	return reserveAgain(look, v)
+}
+
+// free takes what a hold holds from the counters of a view.
+func free(v *entitlements.View, h *schemas.Hold) {
+	for key, c := range v.Counters {
+		if store.InScope(h, key.Scope) {
+			c.Reserved -= h.Tokens.Amount(key.Allocation, h.Model)
+			v.Counters[key] = c
+		}
+	}
+}
+
+// reserveAgain adds up what is held of the counters of a view: one of them was too full
+// to know what is left.
+func reserveAgain(l *store.Look, v *entitlements.View) error {
+	for key, c := range v.Counters {
+		c.Reserved = 0
+		v.Counters[key] = c
+	}
+	return l.EachOpenHold(v.AppID, func(h *schemas.Hold) {
+		if entitlements.Ended(h, v.Now) {
+			return
+		}
 		for key, c := range v.Counters {
-			if store.InScope(h, key.Scope) {
-				c.Reserved -= h.Tokens.Amount(key.Allocation, h.Model)
+			if n := h.Tokens.Amount(key.Allocation, h.Model); store.InScope(h, key.Scope) {
+				c.Reserved += min(n, math.MaxInt64-c.Reserved)
 				v.Counters[key] = c
 			}
 		}
@@ -191,7 +240,7 @@ func rates(s state, v *entitlements.View, r *schemas.EntitlementCheck) (err erro
 	if n.Calls == nil {
 		return nil
 	}
-	c, err := s.Consumed(v.AppID, n.Calls.Key.Scope, n.Calls.Key.Name, callsLimit)
+	c, err := s.Calls(v.AppID, n.Calls.Key.Scope, n.Calls.Key.Name)
 	v.Calls[n.Calls.Key] = entitlements.RollConsumption(c, n.Calls.Period, v.Now)
 	return err
 }

@@ -20,9 +20,10 @@ var mayImport = map[string][]string{
 	"grout/cmd/grout/load":               {},
 	"grout/cmd/grout/app":                {"grout/schemas", "grout/store", "grout/bus", "grout/handlers", "grout/handlers/entitlements", "grout/handlers/httpapi"},
 	"grout/cmd/grout":                    {"grout/cmd/grout/app", "grout/cmd/grout/load", "grout/schemas"},
-	"grout/integration":                  {"grout/cmd/grout/app", "grout/bus", "grout/schemas", "grout/handlers/httpapi/httpapitest", "grout/integration/process", "grout/integration/inject"},
+	"grout/integration":                  {"grout/cmd/grout/app", "grout/bus", "grout/schemas", "grout/handlers/httpapi/httpapitest", "grout/integration/process", "grout/integration/inject", "grout/integration/strict"},
 	"grout/integration/inject":           {},
 	"grout/integration/process":          {},
+	"grout/integration/strict":           {},
 	"grout/integration/damage":           {"grout/integration/process"},
 	"grout/integration/oracle":           {"grout/integration/process"},
 }

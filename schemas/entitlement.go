@@ -89,7 +89,8 @@ type Tokens struct {
 }
 
 // Counter is how one allocation of a scope's budget stands in the period that handler
-// time lies in. It exists while a manifest names the allocation.
+// time lies in. It exists while a manifest names the allocation, and to the end of the
+// period.
 type Counter struct {
 	Allocation string
 	Period     Period

@@ -61,6 +61,7 @@ type Decision struct {
 type Judgement struct {
 	Rule      string // of the contract, e.g. 5.2.8
 	Name      string // of the allocation, limit, feature or plugin
+	Plugin    string // whose own limit, calls or feature it is; empty: of no plugin
 	Scope     Scope
 	Enforced  Enforcement // of a limit: what happens there
 	Below     bool        // it stands in the layer below the app's own manifest
@@ -75,6 +76,7 @@ type Judgement struct {
 	ResetsAt  int64 // nanoseconds since 1970 UTC; 0: never, or nothing to wait for
 	Needed    int64
 	Cap       bool  // Needed is not used up: the limit bounds one request
+	Takes     bool  // Needed is taken when the command of the request is applied
 	Period    int64 // start of what it is told once in (contract §5.2.13)
 }
 

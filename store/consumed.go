@@ -7,8 +7,8 @@ import (
 )
 
 // What users have used up of consumables of plugins, and scopes of the calls of a
-// plugin, stands in `consumed` (app, scope, plugin, limit; form 1: form, start, used,
-// reserved). What is told once in a period stands in `told` (app, scope, name; form 1:
+// plugin, stands in `consumed` (app, scope, plugin and, of a consumable, limit; form 1:
+// form, start, used, reserved). What is told once in a period stands in `told` (app, scope, name; form 1:
 // form, start of the period).
 
 func readConsumed(t reading, app string, scope schemas.Scope, plugin, limit string) (c schemas.Consumption, err error) {
@@ -47,6 +47,31 @@ func (tx *Tx) Consumed(app string, scope schemas.Scope, plugin, limit string) (s
 // Consumed is as Tx.Consumed, of what is committed.
 func (l *Look) Consumed(app string, scope schemas.Scope, plugin, limit string) (schemas.Consumption, error) {
 	return readConsumed(l, app, scope, plugin, limit)
+}
+
+// Calls gives how often a scope has called a plugin. Its key has no limit, so it is
+// none of the plugin's own.
+func (tx *Tx) Calls(app string, scope schemas.Scope, plugin string) (schemas.Consumption, error) {
+	c, err := readCalls(tx, app, scope, plugin)
+	return c, faultOf("read calls", err)
+}
+
+// Calls is as Tx.Calls, of what is committed.
+func (l *Look) Calls(app string, scope schemas.Scope, plugin string) (schemas.Consumption, error) {
+	return readCalls(l, app, scope, plugin)
+}
+
+func readCalls(t reading, app string, scope schemas.Scope, plugin string) (c schemas.Consumption, err error) {
+	v, err := t.bucket(bucketConsumed).get(keyNamed(app, scope, plugin))
+	if err != nil || v == nil {
+		return c, err
+	}
+	return parseConsumed(v)
+}
+
+// PutCalls stores how often a scope has called a plugin.
+func (tx *Tx) PutCalls(app string, scope schemas.Scope, plugin string, c schemas.Consumption) error {
+	return faultOf("write calls", tx.put(bucketConsumed, keyNamed(app, scope, plugin), appendConsumed(nil, c)))
 }
 
 // PutConsumed stores how a scope stands with a limit of a plugin.

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -19,9 +20,12 @@ type Budget struct {
 	AppID      string
 	Scope      schemas.Scope
 	Period     schemas.Period
-	Start, End int64             // nanoseconds since 1970 UTC; End 0: has none
-	Latest     uint32            // no usage of the scope at or after Start lies in a later hour
-	Counters   []schemas.Counter // by allocation; never empty, and of this period
+	Start, End int64  // nanoseconds since 1970 UTC; End 0: has none
+	Latest     uint32 // no usage of the scope at or after Start lies in a later hour
+	// Counters are those of this period, by allocation; there is at least one. What no
+	// manifest names any more stays until the period is over, and is counted, too: what
+	// was pushed, carried and told holds for all of it.
+	Counters []schemas.Counter
 
 	// Rules are what whoever counts has read for it; they are kept as long as the budget
 	// is looked at in one transaction.
@@ -51,8 +55,8 @@ func (b *Budget) find(allocation string) int {
 	return i
 }
 
-// settle puts the counters in order and finds those that every usage moves.
-func (b *Budget) settle() {
+// Settle puts the counters in order and finds those that every usage moves.
+func (b *Budget) Settle() {
 	slices.SortFunc(b.Counters, func(x, y schemas.Counter) int { return strings.Compare(x.Allocation, y.Allocation) })
 	for i := range b.Counters {
 		c := &b.Counters[i]
@@ -92,7 +96,7 @@ func (b *Budget) inside(hour uint32) bool {
 // Become begins another period, or the same one with other counters.
 func (b *Budget) Become(next *Budget) {
 	b.Period, b.Start, b.End, b.Latest, b.Counters = next.Period, next.Start, next.End, next.Latest, next.Counters
-	b.settle()
+	b.Settle()
 	b.changed = true
 }
 
@@ -151,7 +155,7 @@ func parseBudget(key, value []byte) (*Budget, error) {
 	if k.Err != nil || r.Err != nil || len(k.B)+len(r.B) > 0 || len(b.Counters) == 0 {
 		return nil, fmt.Errorf("counters at %x: %w", key, errDamaged)
 	}
-	b.settle()
+	b.Settle()
 	b.due = b.wantDue()
 	return b, nil
 }
@@ -269,7 +273,7 @@ func (tx *Tx) PutBudget(b *Budget) error {
 	if have != nil {
 		b.due = have.due
 	}
-	b.settle()
+	b.Settle()
 	b.AppID, b.Scope.ID = strings.Clone(b.AppID), strings.Clone(b.Scope.ID)
 	tx.budgetsOf(b.AppID).scopes[b.Scope] = b
 	if err := tx.setBudgeted(b.AppID, true); err != nil {
@@ -331,10 +335,16 @@ func (b *Budget) Count(hour uint32, model string, t schemas.Tokens) bool {
 	return true
 }
 
-// Hold adds to what is reserved; fewer than none take away.
-func (b *Budget) Hold(model string, t schemas.Tokens) {
-	b.touches(model, t, func(c *schemas.Counter, tokens int64) { c.Reserved = addSaturating(c.Reserved, tokens) })
+// Hold adds to what is reserved; fewer than none take away. It is false when a counter
+// has been too full to know what is left: then Reserve must be called.
+func (b *Budget) Hold(model string, t schemas.Tokens) bool {
+	exact := true
+	b.touches(model, t, func(c *schemas.Counter, tokens int64) {
+		exact = exact && (tokens >= 0 || c.Reserved < math.MaxInt64)
+		c.Reserved = addSaturating(c.Reserved, tokens)
+	})
 	b.changed = true
+	return exact
 }
 
 // mergeBudgeted remembers which apps have counters. The caller holds mu.

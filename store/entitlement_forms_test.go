@@ -82,7 +82,7 @@ func TestBudgetForm(t *testing.T) {
 				Carry: drawInt.Draw(t, "carry"), Told: rapid.Byte().Draw(t, "told"),
 			})
 		}
-		b.settle()
+		b.Settle()
 		key := keyScope(b.AppID, b.Scope)
 		cutOff(t, b.append(nil), func(v []byte) error {
 			got, err := parseBudget(key, v)

@@ -185,6 +185,11 @@ func (l *Look) EachDueHold(app string, now int64, do func(*schemas.Hold)) error 
 	})
 }
 
+// EachOpenHold calls do with the open holds of an app.
+func (l *Look) EachOpenHold(app string, do func(*schemas.Hold)) error {
+	return l.EachDueHold(app, Newest, do)
+}
+
 // errEnough ends a walk.
 var errEnough = errors.New("enough")
 
@@ -214,8 +219,10 @@ func openHolds(t reading, app string, until int64, limit int) (list []*Held, err
 	return list, err
 }
 
-// Reserve lets every counter of a budget hold what the app's open holds hold of it.
+// Reserve lets every counter of a budget hold what the app's open holds hold of it, or
+// the largest number when that is more.
 func (tx *Tx) Reserve(b *Budget) error {
+	b.changed = true
 	for i := range b.Counters {
 		b.Counters[i].Reserved = 0
 	}

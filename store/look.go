@@ -28,22 +28,41 @@ func (s *Store) Look(fn func(*Look) error) (err error) {
 		return err
 	}
 	defer func() { _ = l.bolt.Rollback() }()
-	at, err := readApplied(l.bolt)
-	if err != nil {
-		return fmt.Errorf("position: %w", err)
-	}
-	l.now = at.Now
 	return fn(l)
 }
 
+// beginLook never shows what is committed and not yet merged: the ids of that are not
+// found, and its usage is not in the sums.
 func (s *Store) beginLook() (*Look, error) {
+	l, merged, err := s.tryLook()
+	if err != nil || merged {
+		return l, err
+	}
+	_ = l.bolt.Rollback()
+	s.merging.RLock()
+	defer s.merging.RUnlock()
+	l, _, err = s.tryLook()
+	return l, err
+}
+
+func (s *Store) tryLook() (l *Look, merged bool, err error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	bolt, err := s.db.Begin(false)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return &Look{bolt: bolt, store: s, live: s.overlay.live, frozen: s.overlay.frozen}, nil
+	defer func() {
+		if l == nil { // a damaged page ended it
+			_ = bolt.Rollback()
+		}
+	}()
+	at, err := readApplied(bolt)
+	if err != nil {
+		return nil, false, fmt.Errorf("position: %w", err)
+	}
+	l = &Look{bolt: bolt, store: s, live: s.overlay.live, frozen: s.overlay.frozen, now: at.Now}
+	return l, logPosition(at.Epoch, at.Seq) == logPosition(s.applied.Epoch, s.applied.Seq), nil
 }
 
 func (l *Look) bucket(id bucketID) bucket { return bucketOf(l.bolt, id) }

@@ -64,6 +64,8 @@ type Store struct {
 	next     uint64 // ordinal of the next id
 	nextChat uint64 // of the next chat
 
+	merging sync.RWMutex // held from a commit until readers see all of it
+
 	mu       sync.RWMutex // guards what follows, against readers
 	overlay  overlay
 	applied  applied

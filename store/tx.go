@@ -118,6 +118,8 @@ func (s *Store) Update(fn func(tx *Tx) error) (err error) {
 		return err
 	}
 	s.fault("tx.inside")
+	s.merging.Lock()
+	defer s.merging.Unlock()
 	start := time.Now()
 	if err := bolt.Commit(); err != nil {
 		return &Fault{"commit", err}

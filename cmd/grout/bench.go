@@ -30,6 +30,8 @@ type benchOptions struct {
 	apps         int
 
 	matrix        bool
+	budgets       bool
+	callers       []int // of budgets
 	chats         string
 	openShare     float64
 	stored, cache string
@@ -67,7 +69,9 @@ the last 24 hours.
 in a process of its own, without and with chat ids, in closed and then in open loop
 at 70 % of what the closed loop reached; what the server needed of processor, memory
 and disk; what was left to apply and to publish at the end and how long that took;
-and how long it took until a read showed an event. With --stored it does the same
+and how long it took until a read showed an event. Checks and reservations of budgets
+follow in a table of their own, and whether 2,000 that race for the last 1,000 tokens
+get just those. With --stored it does the same
 once more on a copy of a data directory that holds that many ids already, which is
 filled through ingest the first time and kept in --cache.`,
 		Example: `  grout bench
@@ -89,6 +93,7 @@ filled through ingest the first time and kept in --cache.`,
 	f.DurationVar(&o.span, "span", load.Span, "how far back the timestamps of events reach")
 	f.IntVar(&o.apps, "apps", load.Apps, "apps that events are of; figures of one app are no measure for many")
 	f.BoolVar(&o.matrix, "matrix", false, "measure every aspect, each combination with a server process of its own")
+	f.BoolVar(&o.budgets, "budgets", true, "with --matrix: measure checks and reservations of budgets too")
 	f.StringVar(&o.chats, "chats", "both", "with --matrix: events with chat ids (with), without, or both")
 	f.Float64Var(&o.openShare, "open-share", .7, "with --matrix: load of the open loop, as a share of what the closed loop reached; 0: none")
 	f.StringVar(&o.stored, "stored", "", "with --matrix: measure also with these numbers of ids stored, e.g. 10000000,50000000")

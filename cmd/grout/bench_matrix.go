@@ -28,7 +28,9 @@ const (
 // matrixDefaults are those of the flags that were not given.
 func (o *benchOptions) matrixDefaults(given func(flag string) bool) {
 	if !given("connections") {
-		o.connections = []int{1, 8, 16, 64, 256}
+		o.connections, o.callers = []int{1, 8, 16, 64, 256}, []int{1, 64}
+	} else {
+		o.callers = o.connections
 	}
 	if !given("duration") {
 		o.duration = 2500 * time.Millisecond
@@ -162,6 +164,9 @@ func (m *matrix) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.budgets(ctx); err != nil {
+		return err
+	}
 	for _, n := range counts {
 		stored, err := m.prepareStored(ctx, n)
 		if err != nil {
@@ -194,10 +199,14 @@ func (m *matrix) atLeast(stored int) time.Duration {
 	if m.o.openShare > 0 {
 		cell += m.o.duration
 	}
+	budgets := time.Duration(0)
+	if m.o.budgets {
+		budgets = cell * time.Duration(len(budgetKinds)*len(m.o.callers))
+	}
 	if m.floor != nil {
 		cell += floorWarmup + m.o.duration/2
 	}
-	return cell * time.Duration(len(m.o.events)*len(m.o.connections)*len(m.o.withChats())*(1+stored))
+	return budgets + cell*time.Duration(len(m.o.events)*len(m.o.connections)*len(m.o.withChats())*(1+stored))
 }
 
 // fresh measures one combination with a server that is empty.

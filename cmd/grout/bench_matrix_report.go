@@ -78,12 +78,14 @@ func newVisibleFigures(v *load.Visibility) *visibleFigures {
 	return &visibleFigures{v.Samples, ms(v.Latencies.Quantile(.5)), ms(v.Latencies.Quantile(.99)), ms(v.Latencies.Max()), v.Errors}
 }
 
-// matrixColumn is one column of the table.
-type matrixColumn struct {
+// column is one of a table.
+type column[Row any] struct {
 	group, name string
 	width       int
-	text        func(r *matrixRow) string
+	text        func(r *Row) string
 }
+
+type matrixColumn = column[matrixRow]
 
 var matrixColumns = []matrixColumn{
 	{"", "ev/req", 7, func(r *matrixRow) string { return fmt.Sprint(r.Closed.Events) }},
@@ -252,7 +254,7 @@ func (p *matrixReport) section(stored int64, chats, floor bool) {
 }
 
 // tableHead is two lines: groups over the columns that belong to them, and names.
-func tableHead(columns []matrixColumn) string {
+func tableHead[Row any](columns []column[Row]) string {
 	var groups, names strings.Builder
 	for i := 0; i < len(columns); {
 		width, j := 0, i

@@ -209,6 +209,12 @@ func TestMatrix(t *testing.T) {
 				if err := json.Unmarshal([]byte(line), &s); err != nil || s.Events != 2000 || s.Reused != reused || s.Rate <= 0 {
 					t.Errorf("%v, %+v", err, s)
 				}
+			case "budget":
+				var r budgetRow
+				if err := json.Unmarshal([]byte(line), &r); err != nil || r.Closed.Requests == 0 || r.Open == nil || len(r.Closed.Errors)+len(r.Open.Errors)+len(r.Marks) > 0 ||
+					(r.Overshoot != nil) != (r.Operation == "reserve+settle") || r.Overshoot != nil && *r.Overshoot != 0 {
+					t.Errorf("%v\n%s", err, line)
+				}
 			case "cell":
 				var r matrixRow
 				if err := json.Unmarshal([]byte(line), &r); err != nil || r.Closed.Requests == 0 || r.Open == nil || r.Visible == nil || r.Visible.Samples == 0 ||
@@ -217,7 +223,7 @@ func TestMatrix(t *testing.T) {
 				}
 			}
 		}
-		if !slices.Equal(kinds, []string{"machine", "cell", "stored", "cell"}) {
+		if !slices.Equal(kinds, []string{"machine", "cell", "budget", "budget", "budget", "stored", "cell"}) {
 			t.Errorf("the lines are %q", kinds)
 		}
 	}

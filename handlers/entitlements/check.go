@@ -27,7 +27,7 @@ func Check(v *View, r *schemas.EntitlementCheck) schemas.Decision {
 // Reserve judges a reservation: every allocation of every scope must have room
 // (contract §5.3).
 func Reserve(v *View, r *schemas.BudgetReserve) schemas.Decision {
-	j := judge{view: v, ended: PlanEnd(v.Layers, v.Now)}
+	j := judge{view: v, ended: PlanEnd(v.Layers, v.Now), takes: true}
 	j.plan()
 	j.budgets(r.Model, r.Tokens)
 	j.failure()
@@ -51,6 +51,7 @@ type judge struct {
 	ended    Ending
 	plugin   string
 	recorded bool // what is judged has happened
+	takes    bool // tokens that are needed are taken
 	hard     bool // an allocation that is touched is enforced
 	list     []judged
 	rates    []schemas.RateState
@@ -143,7 +144,7 @@ func (j *judge) features(r *schemas.EntitlementCheck) {
 func (j *judge) feature(name string) {
 	v := j.view
 	f := FeatureAt(v.Layers, name, j.ended.Over)
-	s := schemas.Judgement{Rule: "5.2.4", Name: name, Because: f.Reason, Period: v.toldPeriod()}
+	s := schemas.Judgement{Rule: "5.2.4", Name: name, Because: f.Reason}
 	if f.Layer != nil {
 		s.Scope, s.Below, s.Revision = f.Layer.Scope, f.Layer.Below, f.Layer.Revision
 	}
@@ -152,8 +153,10 @@ func (j *judge) feature(name string) {
 		tier = v.PluginTier(j.plugin)
 		if f.On && f.Reason != schemas.ReasonPreview && !PluginFeature(rules, tier, name) {
 			f.On, s.Rule, s.Because = false, "5.4", schemas.ReasonFeatureOff
+			s.Plugin, s.Scope, s.Below, s.Revision = j.plugin, v.own(), false, 0 // whose tier it is
 		}
 	}
+	s.Period = v.toldPeriod(s.Scope)
 	switch {
 	case f.On:
 		j.add(s, "", "")
@@ -174,12 +177,17 @@ func (v *View) planTier() string {
 	return string(v.Layers[0].Manifest.Plan.Tier)
 }
 
-// toldPeriod is the period in which a blocked feature is told once: that of the most
-// specific budget, else the month.
-func (v *View) toldPeriod() int64 {
+// toldPeriod is the period in which a feature that a scope blocks is told once: that of
+// the scope's budget, else the month. Who asks makes no difference.
+func (v *View) toldPeriod(scope schemas.Scope) int64 {
+	if scope.Kind == 0 {
+		scope.Kind = schemas.ScopeApp
+	}
 	period := schemas.PeriodMonthly
-	if b := Budgets(v.Layers); len(b) > 0 {
-		period = b[0].Period
+	for _, b := range Budgets(v.Layers) {
+		if b.Scope == scope {
+			period = b.Period
+		}
 	}
 	start, _ := PeriodAt(period, v.Now)
 	return start
@@ -220,7 +228,7 @@ func (j *judge) budget(t Terms, needed int64) {
 	s := schemas.Judgement{
 		Rule: "5.2.8", Name: t.Allocation, Scope: t.Scope, Below: t.Below, Revision: t.Revision, Because: schemas.ReasonAllowed,
 		Limited: true, Limit: limit, Used: c.Used, Reserved: c.Reserved, Remaining: Remaining(limit, c.Used, c.Reserved),
-		ResetsAt: c.End, Needed: needed, Enforced: t.Enforcement, Period: c.Start,
+		ResetsAt: c.End, Needed: needed, Enforced: t.Enforcement, Period: c.Start, Takes: j.takes,
 	}
 	j.hard = j.hard || t.Enforcement == schemas.EnforceHard
 	s.Says = overLimit(t.Enforcement, limit, add(c.Used, c.Reserved), needed, j.recorded)

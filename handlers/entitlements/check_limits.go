@@ -61,7 +61,7 @@ func (j *judge) pluginLimits(rules *schemas.PluginEntitlements, r *schemas.Entit
 func (j *judge) pluginLimit(name string, rule schemas.PluginLimit, limit, needed int64) {
 	v := j.view
 	s := schemas.Judgement{
-		Rule: "5.4", Name: name, Scope: v.own(), Because: schemas.ReasonAllowed, Enforced: schemas.EnforceHard,
+		Rule: "5.4", Name: name, Plugin: j.plugin, Scope: v.own(), Because: schemas.ReasonAllowed, Enforced: schemas.EnforceHard,
 		Limited: true, Limit: limit, Remaining: limit, Needed: needed, Cap: rule.Cap,
 	}
 	if !rule.Cap {
@@ -93,7 +93,7 @@ func (j *judge) calls(r *schemas.EntitlementCheck) (asked bool) {
 	v, limit := j.view, n.Calls.Limit
 	c := RollConsumption(v.Calls[n.Calls.Key], n.Calls.Period, v.Now)
 	s := schemas.Judgement{
-		Rule: "5.2.11", Name: "calls_per_period", Scope: n.Calls.Key.Scope, Below: n.Calls.Below, Revision: n.Calls.Revision,
+		Rule: "5.2.11", Name: "calls_per_period", Plugin: j.plugin, Takes: r.Count, Scope: n.Calls.Key.Scope, Below: n.Calls.Below, Revision: n.Calls.Revision,
 		Because: schemas.ReasonAllowed, Enforced: schemas.EnforceHard, Limited: true, Limit: limit,
 		Used: c.Used, Reserved: c.Reserved, Remaining: Remaining(limit, c.Used, c.Reserved), Needed: 1,
 	}
@@ -120,7 +120,7 @@ func (j *judge) rate(n RateNeed) {
 	v := j.view
 	s := schemas.Judgement{
 		Rule: "5.2.11", Name: n.Key.Name, Scope: n.Key.Scope, Below: n.Below, Revision: n.Revision, Because: schemas.ReasonAllowed,
-		Enforced: schemas.EnforceHard, Limited: true, Limit: n.Limit, Remaining: n.Limit, Needed: n.Needed,
+		Enforced: schemas.EnforceHard, Limited: true, Limit: n.Limit, Remaining: n.Limit, Needed: n.Needed, Takes: n.Counts,
 	}
 	code, because := schemas.CodeRateLimited, schemas.ReasonRateLimited
 	detail := "Rate limit " + n.Key.Name + " reached: need %d, have %d"

@@ -751,7 +751,8 @@ func TestRule13Tellings(t *testing.T) {
 		want string
 	}{
 		"room is left":          {Check(viewOf(t, hard), tokens(99)), ""},
-		"the last":              {Check(viewOf(t, hard), tokens(100)), "app limit:total_tokens" + month},
+		"the last of a check":   {Check(viewOf(t, hard), tokens(100)), ""},
+		"the last":              {Reserve(viewOf(t, hard), &schemas.BudgetReserve{Tokens: tokens(100).Tokens}), "app limit:total_tokens" + month},
 		"too much":              {Check(viewOf(t, hard), tokens(101)), "app limit:total_tokens" + month},
 		"nothing of the last":   {Check(viewOf(t, hard), tokens(0)), ""},
 		"a limit for nothing":   {Check(viewOf(t, map[string]string{"app": total(100, "none")}), tokens(200)), ""},

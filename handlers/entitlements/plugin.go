@@ -1,6 +1,7 @@
 package entitlements
 
 import (
+	"cmp"
 	"slices"
 
 	"grout/schemas"
@@ -25,17 +26,15 @@ func (v *View) subscription() subscription {
 	return subscription{tier: schemas.TierUnlimited, any: true}
 }
 
-// planName is the name by which the catalogue may know a plan.
+// planName is the name by which the catalogue may know a plan: its name or its id, and
+// its tier when it has neither. A plan that is named is not taken for another one.
 func (v *View) planName(p *schemas.Plan) string {
-	for _, name := range [...]string{p.Name, p.ID, string(p.Tier)} {
+	for _, name := range [...]string{p.Name, p.ID} {
 		if name != "" && v.Catalogue.Plan(name) != nil {
 			return name
 		}
 	}
-	if p.Name != "" {
-		return p.Name
-	}
-	return string(p.Tier)
+	return cmp.Or(p.Name, p.ID, string(p.Tier))
 }
 
 // MayUse reports whether somebody may use a plugin at all; always without

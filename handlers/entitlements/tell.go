@@ -10,10 +10,14 @@ type Telling struct {
 
 // Name is under which it is remembered that it was told, beside scope and period.
 func (t *Telling) Name() string {
+	what := "limit:"
 	if t.Blocked {
-		return "feature:" + t.Judgement.Name
+		what = "feature:"
 	}
-	return "limit:" + t.Judgement.Name
+	if t.Plugin != "" {
+		what += t.Plugin + ":"
+	}
+	return what + t.Judgement.Name
 }
 
 // Tellings lists what a decision tells when its command is applied: limits that it was
@@ -35,7 +39,7 @@ func Tellings(d *schemas.Decision) []Telling {
 	return list
 }
 
-// lastOf reports whether what is needed is all that is left of an enforced limit.
+// lastOf reports whether what is taken is all that is left of an enforced limit.
 func lastOf(s *schemas.Judgement) bool {
-	return s.Enforced != schemas.EnforceNone && !s.Cap && s.Needed > 0 && s.Needed >= s.Remaining
+	return s.Takes && s.Enforced != schemas.EnforceNone && !s.Cap && s.Needed > 0 && s.Needed >= s.Remaining
 }

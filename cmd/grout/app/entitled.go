@@ -131,14 +131,15 @@ func (e *entitled) JudgeReserve(_ context.Context, app string, r *schemas.Budget
 	if !believed {
 		return nil // commands are refused for that
 	}
+	v, err := p.standing.View(&handlers.Question{AppID: app, UserID: r.UserID, TenantID: r.TenantID}, now)
+	if err != nil {
+		return err
+	}
+	// Looked up after the budgets: a hold that is not there now did not fill them.
 	if !newID {
 		if h, err := p.standing.Hold(app, r.ReservationID); err != nil || h != nil {
 			return errors.Join(err, repeatedReservation(h, now))
 		}
-	}
-	v, err := p.standing.View(&handlers.Question{AppID: app, UserID: r.UserID, TenantID: r.TenantID}, now)
-	if err != nil {
-		return err
 	}
 	d := entitlements.Reserve(v, r)
 	if d.Allowed {
@@ -158,7 +159,8 @@ func repeatedReservation(h *schemas.Hold, now int64) error {
 }
 
 // JudgeHold refuses what a reservation is sure not to take. Before that command is
-// applied others may close it, and nothing opens it again.
+// applied others may close it, and nothing opens it again. What is in the log and not
+// applied yet may make the reservation, or extend one that is over.
 func (e *entitled) JudgeHold(_ context.Context, app string, change httpapi.HoldChange) error {
 	p, err := e.partition(app)
 	if err != nil {
@@ -168,9 +170,13 @@ func (e *entitled) JudgeHold(_ context.Context, app string, change httpapi.HoldC
 	if !believed {
 		return nil
 	}
+	waiting := p.publisher.Confirmed() > p.store.Checkpoint().Seq // before the look: what is applied by then shows
 	h, err := p.standing.Hold(app, change.ID)
 	if err != nil {
 		return err
+	}
+	if waiting && (h == nil || h.State == schemas.HoldOpen) {
+		return nil
 	}
 	if h == nil {
 		return schemas.Errorf(schemas.CodeNotFound, "The app has no reservation with this id")

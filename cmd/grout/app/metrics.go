@@ -49,7 +49,7 @@ var (
 		snapshotSequence: prometheus.NewDesc("grout_snapshot_stream_sequence", "Stream sequence of the newest snapshot.", byPartition, nil),
 		trimmed:          prometheus.NewDesc("grout_trimmed_stream_sequence", "Stream sequence below which this process has trimmed the command stream.", byPartition, nil),
 		clockSteps:       prometheus.NewDesc("grout_clock_steps_total", "Steps of the clock between two ticks since the store was made; nothing expires until 24 hourly ticks have followed.", byPartition, nil),
-		lastTick:         prometheus.NewDesc("grout_clock_last_tick_timestamp_seconds", "Time of the newest hourly tick in the log; 0 before the first.", byPartition, nil),
+		lastTick:         prometheus.NewDesc("grout_clock_last_tick_timestamp_seconds", "Time of the newest tick in the log, hourly or for what was due; 0 before the first.", byPartition, nil),
 		expiryWaits:      prometheus.NewDesc("grout_expiry_wait_ticks", "Hourly ticks until segments expire again after a step of the clock.", byPartition, nil),
 		expiredUntil:     prometheus.NewDesc("grout_expired_until_timestamp_seconds", "What arrived until then has expired; 0 before anything has.", byPartition, nil),
 		sequence:         prometheus.NewDesc("grout_applied_stream_sequence", "Stream sequence of the last applied group.", byPartition, nil),

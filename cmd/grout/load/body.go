@@ -3,6 +3,7 @@ package load
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"strings"
 	"time"
 )
@@ -140,24 +141,29 @@ func (b *body) renew() {
 	}
 }
 
-func (b *body) putNumber(at, digits int, n uint64) {
-	for i := at + digits - 1; i >= at; i-- {
-		b.raw[i] = byte('0' + n%10)
+func (b *body) putNumber(at, digits int, n uint64) { writeNumber(b.raw[at:], digits, n) }
+
+func writeNumber(to []byte, digits int, n uint64) {
+	for i := digits - 1; i >= 0; i-- {
+		to[i] = byte('0' + n%10)
 		n /= 10
 	}
 }
 
-func (b *body) putID(at int) {
+func (b *body) putID(at int) { writeID(b.raw[at:], b.rng.Uint64(), b.rng.Uint64()) }
+
+func writeID(to []byte, hi, lo uint64) {
 	const hex = "0123456789abcdef"
-	hi, lo := b.rng.Uint64(), b.rng.Uint64()
 	for i := range idLength {
 		switch i {
 		case 8, 13, 18, 23:
-			b.raw[at+i] = '-'
+			to[i] = '-'
 			continue
 		}
-		b.raw[at+i] = hex[hi&15]
+		to[i] = hex[hi&15]
 		hi = hi>>4 | lo<<60
 		lo >>= 4
 	}
 }
+
+func (b *body) requests() []request { return []request{{b.raw, http.StatusOK, b.wanted}} }

@@ -133,7 +133,7 @@ func TestFailuresAreCounted(t *testing.T) {
 		return true
 	})
 	r, err := Run(context.Background(), target, Plan{Events: 1, Connections: 1, Requests: 40})
-	want := map[string]int64{"status 503": 10, "not all events were accepted": 10, "connection failed": 10}
+	want := map[string]int64{"status 503": 10, "not all was accepted": 10, "connection failed": 10}
 	if err != nil || r.Requests != 10 || fmt.Sprint(r.Errors) != fmt.Sprint(want) {
 		t.Errorf("%v, %d requests, errors %v", err, r.Requests, r.Errors)
 	}

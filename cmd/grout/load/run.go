@@ -28,7 +28,7 @@ func NewTarget(base, key string) (*Target, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("%q is not an http or https address", base)
 	}
-	t := &Target{address: u.Host, host: u.Host, path: strings.TrimRight(u.EscapedPath(), "/") + "/api/usage/ingest", key: key, secure: u.Scheme == "https"}
+	t := &Target{address: u.Host, host: u.Host, path: strings.TrimRight(u.EscapedPath(), "/") + ingestPath, key: key, secure: u.Scheme == "https"}
 	if u.Port() == "" {
 		t.address = net.JoinHostPort(u.Hostname(), u.Scheme)
 	}
@@ -42,8 +42,14 @@ func (t *Target) dial(ctx context.Context) (net.Conn, error) {
 	return (&net.Dialer{}).DialContext(ctx, "tcp", t.address)
 }
 
+// at is where a path of the server is.
+func (t *Target) at(path string) string { return strings.TrimSuffix(t.path, ingestPath) + path }
+
+const ingestPath = "/api/usage/ingest"
+
 // Plan is one kind of load.
 type Plan struct {
+	Kind        Kind
 	Events      int           // in each request
 	Connections int           // each has one request under way at most
 	Requests    int64         // to send; 0: as many as fit the duration
@@ -70,6 +76,7 @@ type Result struct {
 	Answered  int64   // the same, and those that were sent while it warmed up and answered later
 	Rate      float64 // requests answered in a second
 	Latencies Histogram
+	First     Histogram        // until the first request of an operation was answered
 	Errors    map[string]int64 // everything else, by what it was
 	Missed    int64            // were due, and not sent before the end (Rate)
 	Shares    Shares           // of the processors
@@ -89,7 +96,13 @@ func Run(ctx context.Context, t *Target, p Plan) (Result, error) {
 	now := time.Now()
 	minutes := minutesBefore(now, p.Span)
 	for i := range workers {
-		workers[i] = &worker{run: r, body: newBody(t, &p, minutes, uint64(now.UnixNano())+uint64(i)), errors: map[string]int64{}}
+		seed := uint64(now.UnixNano()) + uint64(i)
+		workers[i] = &worker{run: r, errors: map[string]int64{}}
+		if p.Kind == Ingest {
+			workers[i].body = newBody(t, &p, minutes, seed)
+		} else {
+			workers[i].body = newBudgetBody(t, &p, seed)
+		}
 	}
 	r.begin = time.Now().Add(p.Warmup)
 	r.end = r.begin.Add(p.Duration)
@@ -131,6 +144,7 @@ func (r *run) result(workers []*worker, before cpu) Result {
 		out.Answered += w.answered
 		inTime += w.inTime
 		out.Latencies.Merge(&w.latencies)
+		out.First.Merge(&w.first)
 		for what, n := range w.errors {
 			out.Errors[what] += n
 		}
@@ -180,7 +194,7 @@ func (r *run) next(ctx context.Context) (start time.Time, ok bool) {
 // worker is one connection.
 type worker struct {
 	run  *run
-	body *body
+	body script
 	conn net.Conn
 	in   *bufio.Reader
 	text bytes.Buffer
@@ -189,6 +203,7 @@ type worker struct {
 	answered  int64 // since the beginning
 	inTime    int64 // and before the end
 	latencies Histogram
+	first     Histogram
 	errors    map[string]int64
 }
 
@@ -200,7 +215,7 @@ func (w *worker) work(ctx context.Context) {
 		if !ok {
 			return
 		}
-		err := w.exchange(ctx)
+		first, err := w.operate(ctx)
 		now := time.Now()
 		if err == nil && !now.Before(w.run.begin) {
 			w.answered++
@@ -217,6 +232,7 @@ func (w *worker) work(ctx context.Context) {
 		}
 		w.requests++
 		w.latencies.Add(now.Sub(start))
+		w.first.Add(first.Sub(start))
 	}
 }
 
@@ -232,11 +248,25 @@ const answerLimit = time.Minute
 
 var (
 	errConnection = errors.New("connection failed")
-	errRefused    = errors.New("not all events were accepted")
+	errRefused    = errors.New("not all was accepted")
 )
 
-// exchange sends the request and reads its answer.
-func (w *worker) exchange(ctx context.Context) error {
+// operate sends the requests of an operation one after the other, and gives the instant
+// at which the first was answered.
+func (w *worker) operate(ctx context.Context) (first time.Time, err error) {
+	for i, r := range w.body.requests() {
+		if err := w.exchange(ctx, &r); err != nil {
+			return first, err
+		}
+		if i == 0 {
+			first = time.Now()
+		}
+	}
+	return first, nil
+}
+
+// exchange sends a request and reads its answer.
+func (w *worker) exchange(ctx context.Context, r *request) error {
 	if w.conn == nil {
 		conn, err := w.run.target.dial(ctx)
 		if err != nil {
@@ -245,26 +275,26 @@ func (w *worker) exchange(ctx context.Context) error {
 		}
 		w.conn, w.in = conn, bufio.NewReader(conn)
 	}
-	status, err := w.roundTrip()
+	status, err := w.roundTrip(r.raw)
 	switch {
 	case err != nil:
 		w.drop()
 		return errConnection
 	case status == w.run.plan.Answer:
 		return nil
-	case status != http.StatusOK:
+	case status != r.status:
 		return fmt.Errorf("status %d", status)
-	case !bytes.Contains(w.text.Bytes(), w.body.wanted):
+	case !bytes.Contains(w.text.Bytes(), r.wanted):
 		return errRefused
 	}
 	return nil
 }
 
-func (w *worker) roundTrip() (status int, err error) {
+func (w *worker) roundTrip(raw []byte) (status int, err error) {
 	if err := w.conn.SetDeadline(time.Now().Add(answerLimit)); err != nil {
 		return 0, err
 	}
-	if _, err := w.conn.Write(w.body.raw); err != nil {
+	if _, err := w.conn.Write(raw); err != nil {
 		return 0, err
 	}
 	resp, err := http.ReadResponse(w.in, nil)

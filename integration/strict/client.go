@@ -1,11 +1,13 @@
-package race
+package strict
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -40,6 +42,11 @@ type Client struct {
 	Place *Place
 	Key   string // the internal key
 	http  http.Client
+
+	mu       sync.Mutex
+	answered int64
+	until    int64
+	reached  chan struct{} // closed when answered is until
 }
 
 // NewClient makes a client for that many callers at a time.
@@ -47,6 +54,24 @@ func NewClient(p *Place, key string, callers int) *Client {
 	return &Client{Place: p, Key: key, http: http.Client{
 		Transport: &http.Transport{MaxIdleConns: 2 * callers, MaxIdleConnsPerHost: 2 * callers}, Timeout: attemptLimit,
 	}}
+}
+
+// After gives a channel that is closed when so many more requests have been answered.
+// There is one at a time.
+func (c *Client) After(n int64) <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.until, c.reached = c.answered+max(n, 1), make(chan struct{})
+	return c.reached
+}
+
+func (c *Client) count() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answered++; c.reached != nil && c.answered >= c.until {
+		close(c.reached)
+		c.reached = nil
+	}
 }
 
 // Close lets go of all connections.
@@ -94,7 +119,7 @@ func (c *Client) Do(ctx context.Context, method, path string, body any) (Answer,
 		if err == nil && definite(a.Status) {
 			return a, nil
 		}
-		a.Lost = true
+		a.Lost = a.Lost || sent(err)
 		again := time.NewTimer(againAfter)
 		select {
 		case <-moved:
@@ -105,6 +130,14 @@ func (c *Client) Do(ctx context.Context, method, path string, body any) (Answer,
 		}
 		again.Stop()
 	}
+}
+
+var errStranger = errors.New("somebody else answers there")
+
+// sent says whether a request without an answer can have reached the server.
+func sent(err error) bool {
+	var op *net.OpError
+	return !errors.Is(err, errStranger) && !(errors.As(err, &op) && op.Op == "dial")
 }
 
 func (c *Client) once(ctx context.Context, method, url string, text []byte) (int, []byte, error) {
@@ -119,6 +152,10 @@ func (c *Client) once(ctx context.Context, method, url string, text []byte) (int
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusUnauthorized { // the port of a server that was killed may be a stranger's
+		return 0, nil, errStranger
+	}
 	answer, err := io.ReadAll(resp.Body)
+	c.count()
 	return resp.StatusCode, answer, err
 }

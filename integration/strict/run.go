@@ -1,4 +1,4 @@
-package race
+package strict
 
 import (
 	"context"
@@ -22,6 +22,7 @@ type Ended struct {
 	Called, Answered int64
 	Settled          bool
 	Late             bool
+	Voided           bool // what it was settled with counts no more
 }
 
 // History is what is known of a round from its answers.
@@ -169,4 +170,13 @@ func (h *History) Over() (at time.Time) {
 		}
 	}
 	return at
+}
+
+// Voided says that the usage a hold was settled with was taken back.
+func (h *History) Voided(id string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.Ended[id]
+	e.Voided = true
+	h.Ended[id] = e
 }

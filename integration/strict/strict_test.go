@@ -1,4 +1,4 @@
-package race
+package strict
 
 import (
 	"context"
@@ -83,8 +83,8 @@ func linearAt(t *testing.T, f flaw, seed uint64, limit time.Duration) (linear, d
 	for _, fault := range faults {
 		t.Error(fault)
 	}
-	if n, lost := r.Count(); n != 240 || lost > 0 {
-		t.Errorf("%d steps, %d lost", n, lost)
+	if answered, lost := r.Count(); answered != 240 || lost > 0 {
+		t.Errorf("%d steps answered, %d lost", answered, lost)
 	}
 	return linear, decided
 }

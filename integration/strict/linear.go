@@ -1,4 +1,4 @@
-package race
+package strict
 
 import (
 	"context"
@@ -41,7 +41,8 @@ type input struct {
 	user   int
 	model  int
 	tokens int64
-	caller int // settles with an event of its own
+	caller int
+	event  string // what it records
 }
 
 // output is what a step was answered; lost when it was not.
@@ -84,6 +85,7 @@ type LinearRound struct {
 	limit   [limits]int64
 	history []porcupine.Operation
 	mu      sync.Mutex
+	lost    int
 	bad     []string
 }
 
@@ -94,25 +96,25 @@ func NewLinearRound(app string, rng *rand.Rand, callers, count int) *LinearRound
 		r.sizes[i] = input{user: rng.IntN(linearUsers), model: rng.IntN(2), tokens: 1 + rng.Int64N(12)}
 	}
 	for i := range r.Callers {
-		for range count {
+		for n := range count {
 			id := rng.IntN(linearIDs)
 			in := r.sizes[id]
 			in.id, in.caller = id, i
-			switch n := rng.IntN(100); {
-			case n < 38:
+			switch draw := rng.IntN(100); {
+			case draw < 38:
 				in.kind = stepReserve
-			case n < 52:
-				in.kind, in.tokens = stepSettle, settledWith(id, i)
-			case n < 58:
+			case draw < 52:
+				in.kind, in.tokens, in.event = stepSettle, settledWith(id, i), fmt.Sprintf("e-%d-%d", id, i)
+			case draw < 58:
 				in.kind = stepExtend
-			case n < 76:
+			case draw < 76:
 				in.kind = stepRelease
-			case n < 86:
+			case draw < 86:
 				in.kind, in.tokens = stepCheck, rng.Int64N(20)
-			case n < 97:
+			case draw < 97:
 				in.kind = stepRead
 			default:
-				in.kind, in.tokens = stepUse, rng.Int64N(3)
+				in.kind, in.tokens, in.event = stepUse, rng.Int64N(3), fmt.Sprintf("use-%d-%d", i, n)
 			}
 			r.Callers[i] = append(r.Callers[i], in)
 		}
@@ -148,10 +150,10 @@ func touches(user, model int) (list []int) {
 // Run lets the callers do their steps at the same time.
 func (r *LinearRound) Run(ctx context.Context, c *Client) {
 	var group sync.WaitGroup
-	for i, list := range r.Callers {
+	for _, list := range r.Callers {
 		group.Go(func() {
-			for n, in := range list {
-				if !r.step(ctx, c, i*len(list)+n, in) {
+			for _, in := range list {
+				if !r.step(ctx, c, in) {
 					return
 				}
 			}
@@ -161,40 +163,54 @@ func (r *LinearRound) Run(ctx context.Context, c *Client) {
 }
 
 // step does one of them. It is false when the round is over.
-func (r *LinearRound) step(ctx context.Context, c *Client, n int, in input) bool {
-	base, moved := c.Place.at()
-	method, path, body := r.request(n, in)
+func (r *LinearRound) step(ctx context.Context, c *Client, in input) bool {
+	method, path, body := r.request(in)
 	text, err := json.Marshal(body)
 	if err != nil {
 		r.fault("%v", err)
 		return false
 	}
-	called := time.Now().UnixNano()
-	status, answer, err := c.once(ctx, method, base+path, text)
-	returned := time.Now().UnixNano()
-	out := output{lost: true}
-	if err == nil && definite(status) {
-		if out, err = readOutput(in, status, answer); err != nil {
-			r.fault("step %+v: %v", in, err)
+	for {
+		base, moved := c.Place.at()
+		op := porcupine.Operation{ClientId: in.caller, Input: in, Call: time.Now().UnixNano()}
+		status, answer, err := c.once(ctx, method, base+path, text)
+		op.Return = time.Now().UnixNano()
+		if err == nil && definite(status) {
+			if op.Output, err = readOutput(in, status, answer); err != nil {
+				r.fault("step %+v: %v", in, err)
+			}
+			r.add(op)
+			return true
 		}
-	} else {
-		returned = math.MaxInt64
+		reached := sent(err)
+		if reached {
+			op.Output, op.Return = output{lost: true}, math.MaxInt64
+			r.add(op)
+		}
+		again := time.NewTimer(againAfter)
+		select {
+		case <-moved:
+		case <-again.C:
+		case <-ctx.Done():
+		}
+		again.Stop()
+		if reached || ctx.Err() != nil {
+			return ctx.Err() == nil
+		}
 	}
+}
+
+// add notes a step. One that changes nothing and has no answer tells nothing.
+func (r *LinearRound) add(op porcupine.Operation) {
 	r.mu.Lock()
-	r.history = append(r.history, porcupine.Operation{ClientId: in.caller, Input: in, Call: called, Output: out, Return: returned})
-	r.mu.Unlock()
-	if !out.lost {
-		return true
+	defer r.mu.Unlock()
+	if op.Output.(output).lost {
+		r.lost++
+		if kind := op.Input.(input).kind; kind == stepRead || kind == stepCheck || kind == stepExtend {
+			return
+		}
 	}
-	again := time.NewTimer(againAfter)
-	defer again.Stop()
-	select {
-	case <-moved:
-	case <-again.C:
-	case <-ctx.Done():
-		return false
-	}
-	return true
+	r.history = append(r.history, op)
 }
 
 func (r *LinearRound) fault(format string, args ...any) {
@@ -203,7 +219,7 @@ func (r *LinearRound) fault(format string, args ...any) {
 	r.bad = append(r.bad, fmt.Sprintf(format, args...))
 }
 
-func (r *LinearRound) request(n int, in input) (method, path string, body any) {
+func (r *LinearRound) request(in input) (method, path string, body any) {
 	id := fmt.Sprintf("%s-%d", r.App, in.id)
 	at := "/api/budgets/reservations/" + id
 	switch in.kind {
@@ -213,7 +229,7 @@ func (r *LinearRound) request(n int, in input) (method, path string, body any) {
 		}
 	case stepSettle:
 		return http.MethodPost, at + "/settle", map[string]any{
-			"app_id": r.App, "event_id": fmt.Sprintf("e-%d-%d", in.id, in.caller), "input_tokens": in.tokens, "output_tokens": 0,
+			"app_id": r.App, "event_id": in.event, "input_tokens": in.tokens, "output_tokens": 0,
 		}
 	case stepExtend:
 		return http.MethodPost, at + "/extend", map[string]any{"app_id": r.App, "ttl_seconds": longTTL}
@@ -227,7 +243,7 @@ func (r *LinearRound) request(n int, in input) (method, path string, body any) {
 		return http.MethodGet, "/api/v1/entitlements/" + url.PathEscape(r.App) + "?user_id=" + user(in.user), nil
 	}
 	return http.MethodPost, "/api/usage/ingest", map[string]any{"events": []any{map[string]any{
-		"event_id": fmt.Sprintf("use-%d", n), "timestamp": time.Now().UTC().Format(time.RFC3339Nano), "app_id": r.App,
+		"event_id": in.event, "timestamp": time.Now().UTC().Format(time.RFC3339Nano), "app_id": r.App,
 		"user_id": user(in.user), "model": model(in.model), "input_tokens": in.tokens, "output_tokens": 0,
 	}}}
 }

@@ -1,6 +1,7 @@
-package race
+package strict
 
 import (
+	"math"
 	"net/http"
 	"time"
 
@@ -9,31 +10,76 @@ import (
 
 // Linear searches an order in which the steps, done one after the other, would have
 // been answered as they were; lost ones may stand anywhere after their call. It is false
-// when there is none, and undecided when the search takes too long.
+// when there is none, which the faults then explain, and undecided when the search takes
+// too long.
 func (r *LinearRound) Linear(limit time.Duration) (linear, decided bool, faults []string) {
-	model := porcupine.Model{
+	m := porcupine.Model{
 		Init: func() any { return books{} },
 		Step: func(state, in, out any) (bool, any) {
 			next, want := r.next(state.(books), in.(input))
 			o := out.(output)
-			if o.lost { // whatever it was answered
-				return true, next
-			}
-			return o == want, next
+			return o.lost || o == want, next
 		},
 	}
-	result := porcupine.CheckOperationsTimeout(model, r.history, limit)
+	result := porcupine.CheckOperationsTimeout(m, r.history, limit)
+	if result == porcupine.Illegal {
+		_, info := porcupine.CheckOperationsVerbose(m, r.history, limit)
+		r.explain(info.PartialLinearizationsOperations())
+	}
 	return result == porcupine.Ok, result != porcupine.Unknown, r.bad
 }
 
-// Count gives the steps of a round, and how many of them were lost.
-func (r *LinearRound) Count() (n, lost int) {
-	for i := range r.history {
-		if r.history[i].Output.(output).lost {
-			lost++
+// explain tells how far the longest order goes, and which steps could be next by their
+// time and were answered as nothing explains.
+func (r *LinearRound) explain(orders [][][]porcupine.Operation) {
+	var longest []porcupine.Operation
+	for _, list := range orders {
+		for _, order := range list {
+			if len(order) > len(longest) {
+				longest = order
+			}
 		}
 	}
-	return len(r.history), lost
+	type key struct {
+		caller int
+		call   int64
+	}
+	done := map[key]bool{}
+	b := books{}
+	for _, op := range longest {
+		b, _ = r.next(b, op.Input.(input))
+		done[key{op.ClientId, op.Call}] = true
+	}
+	first := int64(math.MaxInt64)
+	for _, op := range r.history {
+		if !done[key{op.ClientId, op.Call}] {
+			first = min(first, op.Return)
+		}
+	}
+	r.fault("%s: after %d of %d steps in order, the last of which is %+v:", r.App, len(longest), len(r.history), longest[max(0, len(longest)-1):])
+	for _, op := range r.history {
+		if in := op.Input.(input); !done[key{op.ClientId, op.Call}] && op.Call <= first {
+			_, want := r.next(b, in)
+			r.fault("  %+v, from %d to %d, is answered %+v, should be %+v; the hold is %+v, the limits leave %v", in, op.Call, op.Return, op.Output, want, b.holds[in.id], r.left(&b))
+		}
+	}
+}
+
+func (r *LinearRound) left(b *books) (left [limits]int64) {
+	for i := range left {
+		left[i] = r.limit[i] - b.used[i] - r.reserved(b, i)
+	}
+	return left
+}
+
+// Count gives the steps that were answered, and how many were lost.
+func (r *LinearRound) Count() (answered, lost int) {
+	for i := range r.history {
+		if !r.history[i].Output.(output).lost {
+			answered++
+		}
+	}
+	return answered, r.lost
 }
 
 // next does a step on the books and gives its answer.

@@ -1,4 +1,4 @@
-package race
+package strict
 
 import (
 	"bytes"
@@ -79,6 +79,14 @@ func (o *hold) atLeast(at int64) int64 {
 		return 0
 	}
 	return o.ask.Tokens
+}
+
+// voided is what no longer counts of its usage, which was taken back after the race.
+func (o *hold) voided() int64 {
+	if o.ended == nil || !o.ended.Voided {
+		return 0
+	}
+	return o.ask.Spent
 }
 
 // atMost is the most that it can come to at any instant between two.

@@ -1,4 +1,4 @@
-package race
+package strict
 
 import (
 	"context"
@@ -72,8 +72,9 @@ func (h *History) Compare(ctx context.Context, c *Client, quiet bool) {
 		}
 		f, known := all[allocation{t.User != "", t.Model}]
 		sum, base := f.Used+f.Reserved, h.Round.Used(t)
-		least := base + sumOf(holds, t, func(o *hold) int64 { return o.atLeast(a.Returned) })
-		most := base + sumOf(holds, t, func(o *hold) int64 { return o.atMost(a.First, a.Returned) })
+		voided := sumOf(holds, t, func(o *hold) int64 { return o.voided() })
+		least := base - voided + sumOf(holds, t, func(o *hold) int64 { return o.atLeast(a.Returned) })
+		most := base - voided + sumOf(holds, t, func(o *hold) int64 { return o.atMost(a.First, a.Returned) })
 		if !known || f.Effective != t.Effective() || sum < least || sum > most {
 			h.fault("%s: %s stands at %+v, should be between %d and %d", h.Round.App, t, f, least, most)
 		}
