@@ -51,8 +51,8 @@ type Publisher struct {
 	acked   atomic.Int64
 
 	confirmed atomic.Uint64
-	life    context.Context // ends with Abort
-	abort   context.CancelFunc
+	life      context.Context // ends with Abort
+	abort     context.CancelFunc
 
 	mu     sync.Mutex
 	queue  []*Pending
