@@ -73,10 +73,12 @@ func (c *clumsy) fits(u *Use) bool {
 	return true
 }
 
+const elsewhereFor = 20 * time.Millisecond
+
 // elsewhere lets others work.
 func (c *clumsy) elsewhere() {
 	c.mu.Unlock()
-	<-time.After(2 * time.Millisecond)
+	<-time.After(elsewhereFor)
 	c.mu.Lock()
 }
 
@@ -146,9 +148,6 @@ func (c *clumsy) reserve(id string, u Use, ttl int) (int, map[string]any) {
 			return http.StatusPaymentRequired, nil
 		}
 		c.elsewhere()
-		if h := c.holds[id]; h != nil {
-			return http.StatusCreated, h.answer
-		}
 	case addThenCheck:
 		c.holds[id] = h
 		c.elsewhere()

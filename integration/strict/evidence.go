@@ -3,7 +3,6 @@ package strict
 import (
 	"context"
 	"fmt"
-	"math"
 	"net/http"
 	"net/url"
 	"time"
@@ -11,8 +10,8 @@ import (
 	"github.com/anishathalye/porcupine"
 )
 
-// evidence is what the server shows when all callers are done. By it most of the steps
-// without an answer are known to have been carried out, or not.
+// evidence is what the server shows when all callers are done. By it and the answers it
+// is known of a step without an answer until when it can have been carried out.
 type evidence struct {
 	at     int64
 	status [linearIDs]int // what extending a reservation is answered
@@ -62,17 +61,15 @@ func (r *LinearRound) Look(ctx context.Context, c *Client) error {
 }
 
 // decideLost leaves out lost steps that evidence shows to have changed nothing, and ends
-// those that it shows to have been carried out. The others stay open.
+// the others with the first answer that shows them, or another one in their stead, to be
+// done: behind that they change nothing. Whatever order there is without this is one
+// with it, and the other way round.
 func (r *LinearRound) decideLost(e *evidence) {
 	var kept []porcupine.Operation
 	for _, op := range r.history {
 		if op.Output.(output).lost {
-			happened, certain := r.decide(e, &op)
-			if !happened {
+			if op.Return = r.end(e, op.Input.(input)); op.Return < op.Call {
 				continue
-			}
-			if certain {
-				op.Return = e.at
 			}
 		}
 		kept = append(kept, op)
@@ -80,34 +77,37 @@ func (r *LinearRound) decideLost(e *evidence) {
 	r.history = kept
 }
 
-func (r *LinearRound) decide(e *evidence, op *porcupine.Operation) (happened, certain bool) {
-	in := op.Input.(input)
-	if in.kind == stepUse {
-		return e.events[in.event], true
+// end is the instant from which a lost step changes nothing; 0 when it never did.
+func (r *LinearRound) end(e *evidence, in input) int64 {
+	status := e.status[in.id]
+	switch {
+	case in.event != "" && !e.events[in.event],
+		in.kind == stepReserve && status == http.StatusNotFound,
+		in.kind == stepRelease && status != http.StatusConflict:
+		return 0
 	}
-	if in.kind == stepSettle && !e.events[in.event] {
-		return false, true
-	}
-	over := map[int][]int{stepReserve: {http.StatusNotFound}, stepRelease: {http.StatusNotFound, http.StatusOK}}
-	for _, status := range over[in.kind] {
-		if e.status[in.id] == status { // it would not be so
-			return false, true
-		}
-	}
-	// Whoever was answered the same may have come before it, or have done it alone.
-	first := int64(math.MaxInt64)
+	at := e.at
 	for i := range r.history {
-		other, out := r.history[i].Input.(input), r.history[i].Output.(output)
-		if other.kind == in.kind && other.id == in.id && (in.kind != stepSettle || other.caller == in.caller) && (out.lost || out.status < http.StatusMultipleChoices) && r.history[i].Call != op.Call {
-			if !out.lost {
-				first = min(first, r.history[i].Return)
-			} else {
-				first = min(first, math.MaxInt64-1)
-			}
+		if out := r.history[i].Output.(output); !out.lost && shows(r.history[i].Input.(input), out.status, in) {
+			at = min(at, r.history[i].Return)
 		}
 	}
-	if in.kind == stepRelease && first == math.MaxInt64 {
-		return true, false // it may have been settled instead
+	return at
+}
+
+// shows says whether the answer to a step shows that another one about the same
+// reservation is done, or can do nothing any more.
+func shows(step input, status int, other input) bool {
+	if step.id != other.id || step.kind > stepRelease {
+		return false
 	}
-	return first >= op.Call, first == math.MaxInt64
+	switch other.kind {
+	case stepReserve: // there is a hold
+		return status != http.StatusNotFound && status != http.StatusPaymentRequired
+	case stepRelease: // it is closed
+		return status == http.StatusConflict || status == http.StatusOK && (step.kind == stepSettle || step.kind == stepRelease)
+	case stepSettle: // it is settled, and only the event that is there has settled it
+		return step.kind == stepSettle && status != http.StatusNotFound
+	}
+	return false
 }

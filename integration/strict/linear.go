@@ -60,7 +60,7 @@ type held struct {
 	state  uint8 // one of those below
 	by     int8  // whose event has settled it
 	late   bool
-	excess int64
+	excess int8
 }
 
 const (

@@ -1,6 +1,7 @@
 package strict
 
 import (
+	"hash/maphash"
 	"math"
 	"net/http"
 	"time"
@@ -13,6 +14,7 @@ import (
 // when there is none, which the faults then explain, and undecided when the search takes
 // too long.
 func (r *LinearRound) Linear(limit time.Duration) (linear, decided bool, faults []string) {
+	seed := maphash.MakeSeed()
 	m := porcupine.Model{
 		Init: func() any { return books{} },
 		Step: func(state, in, out any) (bool, any) {
@@ -20,6 +22,7 @@ func (r *LinearRound) Linear(limit time.Duration) (linear, decided bool, faults 
 			o := out.(output)
 			return o.lost || o == want, next
 		},
+		Hash: func(state any) uint64 { return maphash.Comparable(seed, state.(books)) },
 	}
 	result := porcupine.CheckOperationsTimeout(m, r.history, limit)
 	if result == porcupine.Illegal {
@@ -133,11 +136,11 @@ func (r *LinearRound) settle(b *books, in input) (out output) {
 		out.status = http.StatusConflict
 		return out
 	case h.state != settled:
-		h.late, h.excess = h.state != open, max(0, in.tokens-r.sizes[in.id].tokens)
+		h.late, h.excess = h.state != open, int8(max(0, in.tokens-r.sizes[in.id].tokens))
 		h.state, h.by = settled, int8(in.caller)
 		b.use(in.user, in.model, in.tokens)
 	}
-	out.late, out.excess = h.late, h.excess
+	out.late, out.excess = h.late, int64(h.excess)
 	return out
 }
 

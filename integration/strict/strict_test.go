@@ -52,7 +52,7 @@ func TestConservationJudge(t *testing.T) {
 			for seed := range uint64(4) {
 				v := raceAt(t, c.flaw, seed)
 				t.Logf("%d granted, %d refused; beyond %d, wrongly %d, other %d", v.Granted, v.Refused, len(v.Beyond), len(v.Wrongly), len(v.Other))
-				if v.Granted == 0 || v.Refused == 0 {
+				if c.flaw == sound && (v.Granted == 0 || v.Refused == 0) {
 					t.Errorf("it is no race: %+v", v)
 				}
 				if c.faults != nil && len(c.faults(&v)) > 0 {
@@ -81,7 +81,9 @@ func linearAt(t *testing.T, f flaw, seed uint64, limit time.Duration) (linear, d
 	r.Run(t.Context(), c)
 	linear, decided, faults := r.Linear(limit)
 	for _, fault := range faults {
-		t.Error(fault)
+		if f == sound {
+			t.Error(fault)
+		}
 	}
 	if answered, lost := r.Count(); answered != 240 || lost > 0 {
 		t.Errorf("%d steps answered, %d lost", answered, lost)
