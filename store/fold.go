@@ -2,14 +2,21 @@ package store
 
 import "bytes"
 
-// A slice folds this many rows for each event or adjustment of its message, so a
-// fold ends before the next one is due: a generation has at most one row and one
-// chat for each.
+// A slice folds at least so many rows.
 const (
-	foldRowsPerEntry = 3
-	foldRowsAtLeast  = 64
-	foldRowsOfTick   = 1 << 14
+	foldRowsAtLeast = 64
+	foldRowsOfTick  = 1 << 14
 )
+
+// slice is how many rows and chats go with a message of so many entries: as many as
+// spread the frozen generation over what is left until the next one is due.
+func (tx *Tx) slice(entries int) int {
+	g := tx.store.overlay.frozen
+	<-g.sorted
+	total := len(g.order) + len(g.chatOrder)
+	until := max(1, tx.store.opts.FoldEvery*13/20) // it begins after a quarter
+	return max(foldRowsAtLeast, (total*entries+until-1)/until)
+}
 
 // stepFold moves the fold on after a message that recorded events or adjustments.
 // What it does depends on messages alone: when enough are live they are frozen, which
@@ -22,7 +29,7 @@ func (tx *Tx) stepFold(entries int) error {
 	every := uint64(tx.store.opts.FoldEvery)
 	switch {
 	case f.To != 0 && (f.Live >= every/4 || tx.ticked):
-		rows := max(foldRowsAtLeast, foldRowsPerEntry*entries)
+		rows := tx.slice(entries)
 		if tx.ticked {
 			rows = max(rows, foldRowsOfTick)
 		}

@@ -20,6 +20,7 @@ const memoryLook = 3 * time.Second
 func (n *node) boundMemory(ctx context.Context) error {
 	look := time.NewTicker(memoryLook)
 	defer look.Stop()
+	debug.FreeOSMemory() // a start reads the whole store
 	for {
 		ids := int64(0)
 		for _, p := range n.partitions {
@@ -28,15 +29,15 @@ func (n *node) boundMemory(ctx context.Context) error {
 		if os.Getenv("GOMEMLIMIT") == "" {
 			debug.SetMemoryLimit(memoryBase + ids + ids/2) // a table that grows is there twice
 		}
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			return nil
-		}
 		for _, p := range n.partitions {
 			if err := p.store.DropMapped(); err != nil {
 				n.logger.Debug("memory", "error", err)
 			}
+		}
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }
