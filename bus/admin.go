@@ -45,7 +45,10 @@ func (a *SnapshotAnswer) Refuse(err error) {
 }
 
 // Admin answers the operator's requests.
-type Admin struct{ sub *nats.Subscription }
+type Admin struct {
+	nc  *nats.Conn
+	sub *nats.Subscription
+}
 
 // ServeAdmin listens for requests. take must not wait; it answers when the snapshot
 // is there.
@@ -72,11 +75,15 @@ func (b *Bus) ServeAdmin(take func(partition int, answer func(SnapshotAnswer))) 
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s*: %w", subjectSnapshot, err)
 	}
-	return &Admin{sub}, nil
+	return &Admin{b.nc, sub}, nil
 }
 
 // Close stops listening.
-func (a *Admin) Close() { _ = a.sub.Unsubscribe() }
+func (a *Admin) Close() {
+	if a.sub.Unsubscribe() == nil {
+		_ = a.nc.FlushTimeout(apiTimeout) // whoever asks from here on is told that nobody listens
+	}
+}
 
 // ConnectAdmin connects to a running grout as its operator.
 func ConnectAdmin(url, password, name string) (*nats.Conn, error) {
