@@ -125,6 +125,9 @@ func work(ctx context.Context, o options, list []round, state *state) error {
 					err = fmt.Errorf("%s: %w", r.name(), err)
 				}
 				if err == nil {
+					err = ctx.Err() // what was cut off proves nothing
+				}
+				if err == nil {
 					err = state.add(res)
 				}
 				if err != nil {
