@@ -63,6 +63,10 @@ disks: ## let the disk under a running grout fail, fill, hang and be read-only, 
 strict: ## let 500 callers race for the last tokens, ROUNDS times (1000), with a kill in every tenth, and search orders for what few did
 	GROUT_STRICT_ROUNDS=$(or $(ROUNDS),1000) go test -count=1 -timeout 90m -run 'TestStrict' -v ./integration/
 
+.PHONY: hostile
+hostile: ## call plugins that harm, ROUNDS times (100), and look for what they leave behind
+	GROUT_HOSTILE_ROUNDS=$(or $(ROUNDS),100) go test -count=1 -timeout 150m -run 'TestHostile|TestHostKilled|TestNeighbours' -v ./handlers/plugins/
+
 .PHONY: damage
 damage: ## harm one file after the other and compare every answer (KINDS=store,facts ROUNDS=100 SEED=1; goes on where it was, FRESH=1 does not)
 	@mkdir -p bin && go build -trimpath -o bin/grout ./cmd/grout && go build -trimpath -o bin/damage ./integration/damage
@@ -75,8 +79,8 @@ formats: ## write the files of RELEASE that every later one must open (never of 
 	go test ./integration -count=1 -run '^TestMakeDataDirectory$$' -make-data-dir "$(RELEASE)"
 
 .PHONY: fuzz
-fuzz: ## run every fuzz target of schemas and bus for FUZZTIME (10m) each
-	@for package in ./schemas ./bus; do \
+fuzz: ## run every fuzz target of schemas, store, bus and identity for FUZZTIME (10m) each
+	@for package in ./schemas ./store ./bus ./handlers/identity; do \
 		targets="$$(go test -list '^Fuzz' $$package)" || { echo "$$targets"; exit 1; }; \
 		for target in $$(echo "$$targets" | grep '^Fuzz'); do \
 			echo "== $$package $$target"; \

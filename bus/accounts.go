@@ -11,9 +11,11 @@ import (
 const (
 	accountGrout    = "GROUT"
 	accountConsumer = "CONSUMER"
+	accountPlugin   = "PLUGIN"
 	userGrout       = "grout"
 	userAdmin       = "admin"
 	userConsumer    = "consumer"
+	userPlugin      = "plugin"
 )
 
 // accountsConfig is what crosses between the accounts. It names no user, because
@@ -31,6 +33,15 @@ accounts {
       {service: "$JS.API.CONSUMER.MSG.NEXT.MOZAIKS_EVT.*", response_type: stream, accounts: [CONSUMER]}
       {service: "$JS.ACK.MOZAIKS_EVT.>", accounts: [CONSUMER]}
       {service: "mozaiks.v1.gate.>", accounts: [CONSUMER]}
+    ]
+    imports: [
+      {service: {account: PLUGIN, subject: ">"}, to: "mozaiks.v1.plugin.>"}
+    ]
+  }
+  PLUGIN {
+    limits: {max_connections: 256, max_payload: 5242880, max_subscriptions: 4096}
+    exports: [
+      {service: ">", response_type: stream, accounts: [GROUT]}
     ]
   }
   CONSUMER {
@@ -59,7 +70,7 @@ accounts {
 // what is not a group of grout's is a dead letter.
 var adminMayNot = []string{
 	"mozaiks.v1.grp.>", "mozaiks.v1.evt.>", "mozaiks.v1.dlq.>",
-	"mozaiks.v1.relay.>", "mozaiks.v1.reply.>", "mozaiks.v1.gate.>",
+	"mozaiks.v1.relay.>", "mozaiks.v1.reply.>", "mozaiks.v1.gate.>", pluginAll,
 	"$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>", "$JS.API.STREAM.RESTORE.>",
 }
 
@@ -70,7 +81,7 @@ type busUser struct {
 }
 
 // userTable leaves out users without a password, and empty passwords.
-func userTable(grout string, consumer, admin []string) map[string]busUser {
+func userTable(grout string, consumer, admin, plugin []string) map[string]busUser {
 	users := make(map[string]busUser)
 	add := func(name, account string, passwords []string, may *server.Permissions) {
 		u := busUser{account: account, may: may}
@@ -86,6 +97,7 @@ func userTable(grout string, consumer, admin []string) map[string]busUser {
 	add(userGrout, accountGrout, []string{grout}, nil)
 	add(userAdmin, accountGrout, admin, &server.Permissions{Publish: &server.SubjectPermission{Deny: adminMayNot}})
 	add(userConsumer, accountConsumer, consumer, nil)
+	add(userPlugin, accountPlugin, plugin, nil)
 	return users
 }
 

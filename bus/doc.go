@@ -27,10 +27,12 @@
 //
 // # Who may do what
 //
-// The embedded server has two accounts, and room for more. GROUT holds the
+// The embedded server has three accounts, and room for more. GROUT holds the
 // streams; its users are grout itself, with a password made at start that is
 // never written anywhere, and admin. CONSUMER has no JetStream of its own and
-// imports from GROUT, by name, what pull consumers on MOZAIKS_EVT need. Because
+// imports from GROUT, by name, what pull consumers on MOZAIKS_EVT need. PLUGIN is
+// where services live that are plugins: GROUT calls them through an import, and they
+// reach nothing of GROUT but the answer to a call. Because
 // a reply subject is rewritten at the border of an account, nothing that the
 // consumer asks for can be answered into GROUT's subjects.
 //

@@ -40,9 +40,10 @@ type ServerOptions struct {
 	// Listen is the TCP address; port 0 picks a free one, an empty text means no
 	// listener at all, so that only Connect reaches the server.
 	Listen string
-	// ConsumerPasswords and AdminPasswords open the doors of the users consumer
-	// and admin; several while they rotate. Without one there is no such user.
-	ConsumerPasswords, AdminPasswords []string
+	// ConsumerPasswords, AdminPasswords and PluginPasswords open the doors of the users
+	// consumer, admin and plugin; several while they rotate. Without one there is no such
+	// user.
+	ConsumerPasswords, AdminPasswords, PluginPasswords []string
 	// MaxStore limits what JetStream may store, in bytes; 0 leaves it to the
 	// limits of the streams.
 	MaxStore int64
@@ -99,7 +100,7 @@ func StartServer(o ServerOptions) (*Server, error) {
 	s := &Server{log: o.Logger, dir: o.Dir, found: found, password: rand.Text(), listens: o.Listen != ""}
 	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1), faulted: make(chan struct{}, 1)}
 	s.logs = logs
-	door := &doorkeeper{users: userTable(s.password, o.ConsumerPasswords, o.AdminPasswords)}
+	door := &doorkeeper{users: userTable(s.password, o.ConsumerPasswords, o.AdminPasswords, o.PluginPasswords)}
 	opts.CustomClientAuthentication = door
 	if s.ns, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("make the NATS server: %w", err)

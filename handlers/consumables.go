@@ -17,7 +17,7 @@ type action struct {
 	TenantID string
 	Plugin   string
 	Name     string
-	Consumes map[string]int64 // by limit
+	Consumes map[string]int64 // by consumable
 }
 
 // setAside reserves what an action is going to take, so that no other can; the decision
@@ -41,7 +41,8 @@ func (b *books) giveBack(a *action) error {
 }
 
 // move changes what an action takes of every consumable, in the period of handler time.
-// Caps are not used up.
+// One that the rules name no more, or that is a cap by now, stays in its period: the rules
+// may be away for a moment only.
 func (b *books) move(a *action, to func(schemas.Consumption, int64) schemas.Consumption) error {
 	rules, err := b.plugin(txState{b.tx}, a.Plugin, store.Newest)
 	if err != nil {
@@ -49,21 +50,16 @@ func (b *books) move(a *action, to func(schemas.Consumption, int64) schemas.Cons
 	}
 	scope := schemas.ScopesOf(a.TenantID, a.UserID)[0]
 	for _, name := range slices.Sorted(maps.Keys(a.Consumes)) {
-		reset := schemas.PeriodLifetime // of a limit that is gone since
-		if rules != nil {
-			if l, ok := rules.Limits[name]; ok {
-				if l.Cap {
-					continue
-				}
-				reset = l.Reset
-			}
-		}
 		c, err := b.tx.Consumed(a.AppID, scope, a.Plugin, name)
 		if err != nil {
 			return err
 		}
-		c = to(entitlements.RollConsumption(c, reset, b.command.Now), a.Consumes[name])
-		if err := b.tx.PutConsumed(a.AppID, scope, a.Plugin, name, c); err != nil {
+		if rules != nil {
+			if l, ok := rules.Limits[name]; ok && !l.Cap {
+				c = entitlements.RollConsumption(c, l.Reset, b.command.Now)
+			}
+		}
+		if err := b.tx.PutConsumed(a.AppID, scope, a.Plugin, name, to(c, a.Consumes[name])); err != nil {
 			return err
 		}
 	}

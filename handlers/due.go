@@ -9,7 +9,7 @@ import (
 // maxDue bounds what one command carries out of what is due.
 const maxDue = 4096
 
-// carryOut ends holds, leases and periods that are due at a tick. What is more than one
+// carryOut ends holds, runs, leases and periods that are due at a tick. What is more than one
 // tick can do waits for the next one, which comes at once.
 func (e *engine) carryOut(tx *store.Tx, c Command) error {
 	books := e.open(tx, c)
@@ -21,9 +21,12 @@ func (e *engine) carryOut(tx *store.Tx, c Command) error {
 		if d == nil {
 			break
 		}
-		if d.Hold != nil {
+		switch {
+		case d.Hold != nil:
 			err = books.expire(d.Hold)
-		} else {
+		case d.Run != nil:
+			err = books.runDue(d.Run)
+		default:
 			_, err = books.budget(d.AppID, d.Scope)
 		}
 		if err != nil {

@@ -30,15 +30,22 @@ func (e *engine) check(tx *store.Tx, c Command, r *schemas.EntitlementCheck) (Re
 		return Result{}, err
 	}
 	if d.Allowed && r.Count {
-		if err := books.consume(v, r); err != nil {
+		own := leases{v.Now + entitlements.LeaseFor, func(n int64) string { return leaseID(c, n) }}
+		if err := books.consume(v, r, own); err != nil {
 			return Result{}, err
 		}
 	}
 	return answered(d.AppendCheck(nil, c.AppID, false)), books.close()
 }
 
+// leases are given to the runs that a check admits: until when, and the name of each.
+type leases struct {
+	until int64
+	id    func(n int64) string
+}
+
 // consume counts what a check that counts came near, and tells of it.
-func (b *books) consume(v *entitlements.View, r *schemas.EntitlementCheck) error {
+func (b *books) consume(v *entitlements.View, r *schemas.EntitlementCheck, own leases) error {
 	n := entitlements.NeedsOf(v.Layers, r)
 	taken := map[string]int64{}
 	for _, rate := range n.Rates {
@@ -46,7 +53,7 @@ func (b *books) consume(v *entitlements.View, r *schemas.EntitlementCheck) error
 			continue
 		}
 		taken[rate.Key.Name] = rate.Needed
-		if err := b.countRate(v, rate); err != nil {
+		if err := b.countRate(v, rate, own); err != nil {
 			return err
 		}
 	}
@@ -62,14 +69,13 @@ func (b *books) consume(v *entitlements.View, r *schemas.EntitlementCheck) error
 	return nil
 }
 
-func (b *books) countRate(v *entitlements.View, n entitlements.RateNeed) error {
+func (b *books) countRate(v *entitlements.View, n entitlements.RateNeed, own leases) error {
 	if !n.Leases {
 		w := entitlements.CountInWindow(v.Windows[n.Key], n.Span, v.Now, n.Needed)
 		return b.tx.PutWindow(v.AppID, n.Key.Scope, n.Key.Name, &w)
 	}
 	for i := range n.Needed {
-		id := leaseID(b.command, i)
-		if err := b.tx.Lease(v.AppID, n.Key.Scope, n.Key.Name, id, v.Now+entitlements.LeaseFor); err != nil {
+		if err := b.tx.Lease(v.AppID, n.Key.Scope, n.Key.Name, own.id(i), own.until); err != nil {
 			return err
 		}
 	}

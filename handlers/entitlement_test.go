@@ -246,7 +246,7 @@ func TestConsumables(t *testing.T) {
 	w.config(schemas.ConfigPluginPrefix+"story", `{"schema_version":"1.0","plugin":"story","limits":{"items":{"default":5},"size":{"type":"cap","default":3}},"actions":{"make":{"consumes":{"items":2,"size":3}}}}`)
 	w.sync("")
 	w.told()
-	a := &action{AppID: "a", UserID: "u", Plugin: "story", Name: "make", Consumes: map[string]int64{"items": 2, "size": 3}}
+	a := &action{AppID: "a", UserID: "u", Plugin: "story", Name: "make", Consumes: map[string]int64{"items": 2}}
 	e := &engine{newLibrary()}
 	in := func(do func(*books) error) {
 		t.Helper()

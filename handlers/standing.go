@@ -90,9 +90,6 @@ func (l *library) view(s state, q *Question, now int64) (*entitlements.View, err
 	}
 	v := &entitlements.View{
 		AppID: q.AppID, UserID: q.UserID, TenantID: q.TenantID, Now: now,
-		Counters: map[entitlements.CounterKey]schemas.Counter{}, Windows: map[entitlements.LimitKey]schemas.RateWindow{},
-		Calls: map[entitlements.LimitKey]schemas.Consumption{}, Leases: map[schemas.Scope][]schemas.Lease{},
-		Consumed: map[string]schemas.Consumption{},
 	}
 	var err error
 	for _, scope := range schemas.ScopesOf(q.TenantID, q.UserID) { // one that cannot be read hides no other
@@ -125,6 +122,9 @@ func (l *library) view(s state, q *Question, now int64) (*entitlements.View, err
 // failed notes in a view that something in the log cannot be read. Any other error
 // ends the question.
 func failed(v *entitlements.View, err error) error {
+	if err == nil {
+		return nil
+	}
 	if u := new(unreadable); errors.As(err, &u) {
 		v.Failed = u.Error()
 		return nil
@@ -134,7 +134,13 @@ func failed(v *entitlements.View, err error) error {
 
 // counters reads how the budgets of a view stand.
 func counters(s state, v *entitlements.View) error {
-	for _, b := range entitlements.Budgets(v.Layers) {
+	budgets := entitlements.Budgets(v.Layers)
+	named := 0
+	for _, b := range budgets {
+		named += len(b.Allocations())
+	}
+	v.Counters = make(map[entitlements.CounterKey]schemas.Counter, named)
+	for _, b := range budgets {
 		have, err := s.Budget(v.AppID, b.Scope)
 		if err != nil {
 			return err
@@ -209,6 +215,7 @@ func (l *library) plugins(s state, v *entitlements.View, q *Question, asOf int64
 		return err
 	}
 	scope := schemas.ScopesOf(q.TenantID, q.UserID)[0]
+	v.Consumed = map[string]schemas.Consumption{}
 	for name, limit := range v.Plugin.Limits {
 		if limit.Cap {
 			continue
@@ -225,6 +232,9 @@ func (l *library) plugins(s state, v *entitlements.View, q *Question, asOf int64
 // rates reads what rate limits and calls have counted, as far as a check comes near them.
 func rates(s state, v *entitlements.View, r *schemas.EntitlementCheck) (err error) {
 	n := entitlements.NeedsOf(v.Layers, r)
+	if len(n.Rates) > 0 {
+		v.Windows, v.Leases = map[entitlements.LimitKey]schemas.RateWindow{}, map[schemas.Scope][]schemas.Lease{}
+	}
 	for _, rate := range n.Rates {
 		switch {
 		case rate.Leases:
@@ -241,6 +251,6 @@ func rates(s state, v *entitlements.View, r *schemas.EntitlementCheck) (err erro
 		return nil
 	}
 	c, err := s.Calls(v.AppID, n.Calls.Key.Scope, n.Calls.Key.Name)
-	v.Calls[n.Calls.Key] = entitlements.RollConsumption(c, n.Calls.Period, v.Now)
+	v.Calls = map[entitlements.LimitKey]schemas.Consumption{n.Calls.Key: entitlements.RollConsumption(c, n.Calls.Period, v.Now)}
 	return err
 }

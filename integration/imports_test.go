@@ -16,10 +16,12 @@ var mayImport = map[string][]string{
 	"grout/handlers":                     {"grout/schemas", "grout/store", "grout/handlers/entitlements"},
 	"grout/handlers/entitlements":        {"grout/schemas"},
 	"grout/handlers/httpapi":             {"grout/schemas"},
+	"grout/handlers/identity":            {"grout/schemas"},
+	"grout/handlers/plugins":             {"grout/schemas"},
 	"grout/handlers/httpapi/httpapitest": {"grout/schemas"},
 	"grout/cmd/grout/load":               {},
-	"grout/cmd/grout/app":                {"grout/schemas", "grout/store", "grout/bus", "grout/handlers", "grout/handlers/entitlements", "grout/handlers/httpapi"},
-	"grout/cmd/grout":                    {"grout/cmd/grout/app", "grout/cmd/grout/load", "grout/schemas"},
+	"grout/cmd/grout/app":                {"grout/schemas", "grout/store", "grout/bus", "grout/handlers", "grout/handlers/entitlements", "grout/handlers/httpapi", "grout/handlers/identity", "grout/handlers/plugins"},
+	"grout/cmd/grout":                    {"grout/bus", "grout/cmd/grout/app", "grout/cmd/grout/load", "grout/handlers/plugins", "grout/schemas"},
 	"grout/integration":                  {"grout/cmd/grout/app", "grout/bus", "grout/schemas", "grout/handlers/httpapi/httpapitest", "grout/integration/process", "grout/integration/inject", "grout/integration/strict"},
 	"grout/integration/inject":           {},
 	"grout/integration/process":          {},
@@ -33,6 +35,8 @@ var onlyUser = map[string]string{
 	"go.etcd.io/bbolt":                "grout/store",
 	"github.com/nats-io/nats-server/": "grout/bus",
 	"github.com/labstack/echo/":       "grout/handlers/httpapi",
+	"github.com/golang-jwt/":          "grout/handlers/identity",
+	"github.com/MicahParks/":          "grout/handlers/identity",
 }
 
 func TestImports(t *testing.T) {

@@ -49,8 +49,30 @@ func answers(t *testing.T, p *process.Process) map[string]string {
 			}
 			out["event "+app+" "+e.ID] = fmt.Sprint(e.Batch, " ", e.Status, " ", effective)
 		}
+		for _, id := range runIDs(t, p, app) {
+			events := request(t, p, "GET", "/api/runs/"+id+"/events?app_id="+app, nil)
+			out["run "+app+" "+id] = fmt.Sprintf("%s %s", request(t, p, "GET", "/api/runs/"+id+"?app_id="+app, nil).body, events.body)
+		}
 	}
 	return out
+}
+
+// runIDs lists the ids of an app's runs, newest first.
+func runIDs(t *testing.T, p *process.Process, app string) (ids []string) {
+	t.Helper()
+	a := request(t, p, "GET", "/api/runs?limit=1000&app_id="+app, nil)
+	var page struct {
+		Runs []struct {
+			ID string `json:"run_id"`
+		} `json:"runs"`
+	}
+	if err := json.Unmarshal([]byte(a.body), &page); err != nil || a.status != 200 {
+		t.Fatalf("status %d: %s: %v", a.status, a.body, err)
+	}
+	for _, r := range page.Runs {
+		ids = append(ids, r.ID)
+	}
+	return ids
 }
 
 // TestMakeDataDirectory writes the data directory of a release. Released ones are never
@@ -70,6 +92,9 @@ func TestMakeDataDirectory(t *testing.T) {
 	stop(t, p)
 	dir := filepath.Join(releasesDir, *makeDataDir)
 	text, err := json.MarshalIndent(want, "", " ")
+	for _, made := range []string{"secrets", "plugins"} { // at every start, where they are missing
+		err = errors.Join(err, os.RemoveAll(filepath.Join(data, made)))
+	}
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, dataExpected), append(text, '\n'), 0o600)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -115,6 +116,31 @@ func everything(t *testing.T, p *process.Process, seed uint64, requests int) {
 				request(t, p, "POST", path+"amend", body)
 			}
 		}
+		if n%3 == 2 {
+			reportRun(t, p, fmt.Sprintf("run-%d-%d", seed, n), n)
+		}
+	}
+}
+
+// reportRun tells of a run from its start to its end, with a repeat and a refusal.
+func reportRun(t *testing.T, p *process.Process, run string, n int) {
+	t.Helper()
+	event := func(i int, kind string, more map[string]any) map[string]any {
+		e := map[string]any{"kind": "orchestration." + kind, "run_id": run, "event_id": fmt.Sprint(run, "-", i), "app_id": fmt.Sprint("app-", n%6), "user_id": "user-1"}
+		maps.Copy(e, more)
+		return e
+	}
+	first := event(0, "run_started", map[string]any{"workflow_name": "größe", "message": "go"})
+	if n%2 == 0 {
+		first = event(0, "agent_started", map[string]any{"agent": "Writer"})
+	}
+	end := event(2, "run_completed", map[string]any{"summary": "done", "cost": "0.5", "total_tokens": 7})
+	if n%4 == 1 {
+		end = event(2, "run_failed", map[string]any{"error": "none", "code": "E"})
+	}
+	list := []any{first, event(1, "tool_completed", map[string]any{"tool": "search"}), first, end, event(3, "agent_started", nil)}
+	if a := request(t, p, "POST", "/api/orchestration/events", list); a.status != 200 {
+		t.Fatalf("status %d: %s", a.status, a.body)
 	}
 }
 

@@ -222,11 +222,15 @@ func TestEveryKindOfFactHasAChannel(t *testing.T) {
 		for _, m := range at(ch, "messages").(map[string]any) {
 			message := at(doc, strings.Split(strings.TrimPrefix(at(m, "$ref").(string), "#/"), "/")...)
 			payload := at(doc, strings.Split(strings.TrimPrefix(at(message, "payload", "$ref").(string), "#/"), "/")...)
-			types[at(payload, "properties", "type", "const").(string)] = at(ch, "address").(string)
+			named, _ := at(payload, "properties", "type", "const").(string) // plugins name their own
+			types[named] = at(ch, "address").(string)
 		}
 	}
 	for _, kind := range FactKinds() {
 		want := strings.Replace(FactSubject("APP", kind), "APP", "{app}", 1)
+		if strings.HasPrefix(kind, orchestration) {
+			want = strings.NewReplacer("APP", "{app}", "ABOUT", "{about}").Replace(FactSubjectOf("APP", kind, "ABOUT"))
+		}
 		if got := types[TypeOf(kind)]; got != want {
 			t.Errorf("%s: the channel's address is %q, want %q", kind, got, want)
 		}
@@ -235,8 +239,12 @@ func TestEveryKindOfFactHasAChannel(t *testing.T) {
 	if got := types[TypeDeadLetter]; got != want {
 		t.Errorf("dead letters: the channel's address is %q, want %q", got, want)
 	}
-	if len(types) != len(FactKinds())+1 {
-		t.Errorf("the document has %d types, the program %d", len(types), len(FactKinds())+1)
+	want = strings.NewReplacer("APP", "{app}", "NAME", "{name}").Replace(FactSubject("APP", PublishedKind("NAME")))
+	if got := types[""]; got != want {
+		t.Errorf("what plugins publish: the channel's address is %q, want %q", got, want)
+	}
+	if len(types) != len(FactKinds())+2 {
+		t.Errorf("the document has %d types, the program %d", len(types), len(FactKinds())+2)
 	}
 }
 
@@ -247,6 +255,7 @@ func TestSchemasEqualTheGoTypes(t *testing.T) {
 		"usage.recorded": UsageRecordedData{}, "recorded-event": RecordedEvent{},
 		"usage.rejected": UsageRejectedData{}, "rejected-in-batch": RejectedInBatch{},
 		"dead-letter": DeadLetterData{}, "dead-letter-original": DeadLetterOriginal{},
+		"plugin.executed": PluginExecutedData{}, "plugin.execution_error": PluginErrorData{},
 	} {
 		schema := readJSON(t, JSONSchema(name))
 		checkStruct(t, name, schema, reflect.TypeOf(value))

@@ -6,6 +6,9 @@ import "bytes"
 type Switches struct {
 	Monetization bool `json:"monetization"`
 	Enforce      bool `json:"enforce"`
+	// RunSilence is after how many seconds without an event a reported run is lost; 0:
+	// schemas.RunSilence.
+	RunSilence int64 `json:"run_silence_seconds,omitzero"`
 }
 
 // Names of the configuration that decides about entitlements. A plugin's own rules are
@@ -56,6 +59,9 @@ func ParseSwitches(content []byte) (Switches, *Error) {
 	r.fields(nil, v, readers{
 		"monetization": func(at *fieldPath, v jsonValue) { r.flag(at, v, &s.Monetization) },
 		"enforce":      func(at *fieldPath, v jsonValue) { r.flag(at, v, &s.Enforce) },
+		"run_silence_seconds": func(at *fieldPath, v jsonValue) {
+			r.number(at, v, &s.RunSilence, 1, MaxRunSilence/1e9)
+		},
 	})
 	return s, r.err()
 }

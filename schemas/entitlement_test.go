@@ -215,7 +215,7 @@ func TestEntitlementPayloads(t *testing.T) {
 		if err := got.DecodePayload(form); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if d := cmp.Diff(want, got, equalEvents); d != "" {
+		if d := cmp.Diff(want, got, equalEvents, equalBudgets); d != "" {
 			t.Errorf("%s: %s", name, d)
 		}
 		if err := got.DecodePayload(append([]byte("\x02"), form[1:]...)); err == nil {
@@ -316,7 +316,7 @@ func FuzzDecodeEntitlementPayloads(f *testing.F) {
 				t.Fatalf("%T: %v", p, err)
 			}
 			if !reflect.DeepEqual(p, again) {
-				if d := cmp.Diff(p, again, equalEvents); d != "" {
+				if d := cmp.Diff(p, again, equalEvents, equalBudgets); d != "" {
 					t.Fatalf("%T: %s", p, d)
 				}
 			}

@@ -41,6 +41,9 @@ func factSamples(t *testing.T) map[string]func([]byte) []byte {
 	for kind, data := range entitlementSamples() {
 		samples[kind] = data
 	}
+	for kind, data := range runSamples() {
+		samples[kind] = data
+	}
 	for _, kind := range FactKinds() {
 		if samples[kind] == nil {
 			t.Errorf("no sample of the fact %s", kind)

@@ -86,6 +86,23 @@ var (
 	BudgetExceeded      = Fact[BudgetStandingFact]("budget.exceeded")
 	BudgetExpired       = Fact[ReservationExpiredData]("budget.reservation_expired")
 
+	ExecutePlugin      = Command[PluginExecution]("plugin.execute")
+	FinishPlugin       = Internal[ExecutionEnd]("plugin.finish")
+	RerunPlugin        = Internal[ExecutionRerun]("plugin.rerun")
+	PublishPlugin      = Internal[PluginPublication]("plugin.publish")
+	ReportRuns         = Command[RunReport]("orchestration.report")
+	CancelRun          = Internal[RunCancel]("run.cancel")
+	RunStartedFact     = Fact[RunEventData]("orchestration.run_started")
+	RunCompletedFact   = Fact[RunEventData]("orchestration.run_completed")
+	RunFailedFact      = Fact[RunEventData]("orchestration.run_failed")
+	RunCancelledFact   = Fact[RunEventData]("orchestration.run_cancelled")
+	AgentStartedFact   = Fact[RunEventData]("orchestration.agent_started")
+	AgentCompletedFact = Fact[RunEventData]("orchestration.agent_completed")
+	ToolStartedFact    = Fact[RunEventData]("orchestration.tool_started")
+	ToolCompletedFact  = Fact[RunEventData]("orchestration.tool_completed")
+	PluginExecuted     = Fact[PluginExecutedData]("plugin.executed")
+	PluginFailed       = Fact[PluginErrorData]("plugin.execution_error")
+
 	CommandRefused = Fact[CommandRefusedData]("command.refused")
 )
 

@@ -33,6 +33,12 @@ func ExampleCommandKinds() {
 	// command budget.settle ai.mozaiks.budget.settle.v1
 	// command budget.extend ai.mozaiks.budget.extend.v1
 	// command budget.release ai.mozaiks.budget.release.v1
+	// command plugin.execute ai.mozaiks.plugin.execute.v1
+	// command plugin.finish ai.mozaiks.plugin.finish.v1
+	// command plugin.rerun ai.mozaiks.plugin.rerun.v1
+	// command plugin.publish ai.mozaiks.plugin.publish.v1
+	// command orchestration.report ai.mozaiks.orchestration.report.v1
+	// command run.cancel ai.mozaiks.run.cancel.v1
 	// fact usage.recorded ai.mozaiks.usage.recorded.v1
 	// fact usage.rejected ai.mozaiks.usage.rejected.v1
 	// fact usage.voided ai.mozaiks.usage.voided.v1
@@ -47,6 +53,16 @@ func ExampleCommandKinds() {
 	// fact budget.threshold_cleared ai.mozaiks.budget.threshold_cleared.v1
 	// fact budget.exceeded ai.mozaiks.budget.exceeded.v1
 	// fact budget.reservation_expired ai.mozaiks.budget.reservation_expired.v1
+	// fact orchestration.run_started ai.mozaiks.orchestration.run_started.v1
+	// fact orchestration.run_completed ai.mozaiks.orchestration.run_completed.v1
+	// fact orchestration.run_failed ai.mozaiks.orchestration.run_failed.v1
+	// fact orchestration.run_cancelled ai.mozaiks.orchestration.run_cancelled.v1
+	// fact orchestration.agent_started ai.mozaiks.orchestration.agent_started.v1
+	// fact orchestration.agent_completed ai.mozaiks.orchestration.agent_completed.v1
+	// fact orchestration.tool_started ai.mozaiks.orchestration.tool_started.v1
+	// fact orchestration.tool_completed ai.mozaiks.orchestration.tool_completed.v1
+	// fact plugin.executed ai.mozaiks.plugin.executed.v1
+	// fact plugin.execution_error ai.mozaiks.plugin.execution_error.v1
 	// fact command.refused ai.mozaiks.command.refused.v1
 	// group ai.mozaiks.command_group.v1
 	// dead letter ai.mozaiks.dead_letter.v1
@@ -72,7 +88,7 @@ func TestKindsAreUniqueAndFitIntoSubjects(t *testing.T) {
 
 // What only grout writes is no fact and has nothing to do with usage.
 func TestInternalKinds(t *testing.T) {
-	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start", "entitlement.check"}
+	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start", "entitlement.check", "plugin.finish", "plugin.rerun", "plugin.publish", "run.cancel"}
 	got := InternalKinds()
 	for _, kind := range want {
 		if !slices.Contains(got, kind) {

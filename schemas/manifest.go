@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"crypto/sha256"
+	"maps"
 	"slices"
 )
 
@@ -99,6 +100,29 @@ type TokenBudget struct {
 	PerModel map[string]Allocation
 	Rollover bool
 	Burst    int64 // percent
+
+	names []string // see Allocations
+}
+
+// Allocations lists the names of the budget's allocations: total, input, output, then
+// the models in order of their names. Nobody changes the list.
+func (b *TokenBudget) Allocations() []string {
+	if b.names != nil {
+		return b.names
+	}
+	names := make([]string, 0, 3+len(b.PerModel))
+	for _, a := range [...]struct {
+		name string
+		a    *Allocation
+	}{{AllocationTotal, b.Total}, {AllocationInput, b.Input}, {AllocationOutput, b.Output}} {
+		if a.a != nil {
+			names = append(names, a.name)
+		}
+	}
+	for _, model := range slices.Sorted(maps.Keys(b.PerModel)) {
+		names = append(names, ModelAllocation(model))
+	}
+	return names
 }
 
 // Allocation is one limit of a budget.

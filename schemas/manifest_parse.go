@@ -183,6 +183,7 @@ func (r *manifestReader) budget(at *fieldPath, v jsonValue) *TokenBudget {
 	if b.Period == 0 && !r.faulty(at.under("period")) {
 		r.missing(at.under("period"))
 	}
+	b.names = b.Allocations()
 	return b
 }
 

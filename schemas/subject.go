@@ -32,6 +32,11 @@ func GroupSubject(partition int) string { return subjectGroup + strconv.Itoa(par
 // FactSubject is where a fact of an app is published (contract §8).
 func FactSubject(app, kind string) string { return subjectFact + EscapeToken(app) + "." + kind }
 
+// FactSubjectOf is where a fact of an app about a chat or run is published (contract §8).
+func FactSubjectOf(app, kind, of string) string {
+	return FactSubject(app, kind) + "." + EscapeToken(of)
+}
+
 // DeadLetterSubject is where a command of a kind that could not be applied goes.
 // A letter without a readable app or kind is filed under "-".
 func DeadLetterSubject(app, kind string) string {

@@ -149,6 +149,9 @@ const (
 	IDAdjustment IDKind = 'a' // of an event: what it counts for now
 	IDChat       IDKind = 'c' // has a log of its own
 	IDHold       IDKind = 'h'
+	IDRun        IDKind = 'r'
+	IDRunKey     IDKind = 'k' // idempotency key of a user and plugin
+	IDRunEvent   IDKind = 'v' // of a reported event
 )
 
 // Fingerprint identifies an id of an app for ever (architecture §3, id log).

@@ -41,7 +41,8 @@ func (s *Store) Dump(w io.Writer) error {
 // AppDigests gives a digest of each app's state: its aggregates, its ids with
 // what they stand for, its adjustments, and what became of its batches, as far as
 // they have not expired; behind a slash, when it has chats, the digest of those, and
-// behind a number sign that of what it is entitled to, its budgets and its holds.
+// behind a number sign that of what it is entitled to, its budgets and its holds, and
+// behind an at sign that of its runs.
 // Positions, group cuts and instants of arrival are left out, so the digest is
 // the same for any number of partitions (architecture §5).
 func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
@@ -100,8 +101,15 @@ func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 		out[app] += "/" + d.sum()
 	}
 	entitlements, err := s.entitlementDigests()
+	if err != nil {
+		return nil, err
+	}
 	for app, d := range entitlements {
 		out[app] += "#" + d.sum()
+	}
+	runs, err := s.runDigests()
+	for app, d := range runs {
+		out[app] += "@" + d.sum()
 	}
 	return out, err
 }

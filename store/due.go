@@ -27,6 +27,7 @@ const (
 	duePeriod dueKind = iota + 1 // key: scope
 	dueHold                      // key: place
 	dueLease                     // key: of the lease
+	dueRun                       // key: place
 )
 
 func keyDue(class dueClass, at int64, kind dueKind, key []byte) []byte {
@@ -36,12 +37,14 @@ func keyDue(class dueClass, at int64, kind dueKind, key []byte) []byte {
 
 const dueHead = 1 + 8 + 1
 
-// Due is one thing that is due: the period of a scope's budget is over, or a hold.
+// Due is one thing that is due: the period of a scope's budget is over, or a hold, or a
+// run is to be looked at.
 type Due struct {
 	At    int64
 	AppID string
 	Scope schemas.Scope // of a budget
-	Hold  *Held         // nil: a period
+	Hold  *Held
+	Run   *Run // both nil: a period
 }
 
 func (tx *Tx) putDue(key []byte) error {
@@ -57,7 +60,7 @@ func (tx *Tx) notDue(key []byte) error {
 
 // NextDue gives the first thing that is due at or before handler time, nil when
 // nothing is. Whoever carries it out takes it away, a period by Keep, a hold by
-// ChangeHold.
+// ChangeHold, a run by ChangeRun with another DueAt.
 func (tx *Tx) NextDue() (*Due, error) {
 	c := tx.bucket(bucketDue).cursor()
 	k, _ := c.first()
@@ -81,6 +84,15 @@ func (tx *Tx) NextDue() (*Due, error) {
 			return nil, &Fault{"read what is due", errDamaged}
 		}
 		d.Hold, d.AppID = h, h.AppID
+	case dueRun:
+		run, err := tx.RunAt(r.place())
+		if err != nil {
+			return nil, err
+		}
+		if run == nil || run.DueAt != d.At {
+			return nil, &Fault{"read what is due", errDamaged}
+		}
+		d.Run, d.AppID = run, run.AppID
 	default:
 		r.Fail()
 	}

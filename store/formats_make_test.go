@@ -58,6 +58,7 @@ func TestMakeFormat(t *testing.T) {
 	applyGroups(t, s, formatEpoch(s))
 	applyGroups(t, s, formatAfter())
 	applyGroups(t, s, formatEntitlements(t))
+	applyGroups(t, s, formatRuns(t))
 	half, err := s.Facts(schemas.DestFacts, schemas.Position{}, 20, 1<<20)
 	if err != nil {
 		t.Fatal(err)
@@ -331,6 +332,99 @@ func formatEntitlements(t testing.TB) (groups [][]schemas.CommandFrame) {
 	return groups
 }
 
+// formatRuns are executions of plugins and runs of another runtime, in every state.
+func formatRuns(t testing.TB) (groups [][]schemas.CommandFrame) {
+	second := int64(5000)
+	add := func(kind string, payload []byte) {
+		second++
+		groups = append(groups, []schemas.CommandFrame{frameAt(second, kind, "app-1", payload)})
+	}
+	for n, id := range []string{"succeeded", "broken", "stopped", "again", "open"} {
+		p := schemas.PluginExecution{
+			RunID: id, Plugin: "story", Action: "tell", UserID: "user 2", Username: "Zoë", Roles: []string{"author"}, BodyDigest: [16]byte{byte(n)},
+			Data: []byte(fmt.Sprintf(`{"n":%d}`, n)), Timeout: 30e9, QueueTimeout: 3600e9, Rerun: id == "again", Keep: n%2 == 0, Superadmin: n == 1,
+		}
+		if id == "succeeded" {
+			p.Key, p.ChatID = "key ü", "chat-1"
+		}
+		add(schemas.ExecutePlugin.Name, p.EncodePayload(nil))
+	}
+	add(schemas.PublishPlugin.Name, (&schemas.PluginPublication{RunID: "succeeded", Attempt: 1, Name: "story.told", Data: []byte(`[1]`)}).EncodePayload(nil))
+	add(schemas.FinishPlugin.Name, (&schemas.ExecutionEnd{
+		RunID: "succeeded", Attempt: 1, OK: true, Result: []byte(`{"text":"größe"}`), DurationMs: 12,
+		Usage: []schemas.UsageEvent{{Model: "model-1", InputTokens: 3, OutputTokens: 4, TotalTokens: 7, Cost: 5}},
+	}).EncodePayload(nil))
+	add(schemas.FinishPlugin.Name, (&schemas.ExecutionEnd{RunID: "broken", Attempt: 1, Code: schemas.CodePluginError, Detail: "Error executing plugin: x"}).EncodePayload(nil))
+	add(schemas.CancelRun.Name, (&schemas.RunCancel{RunID: "stopped", By: "user 2"}).EncodePayload(nil))
+	add(schemas.RerunPlugin.Name, (&schemas.ExecutionRerun{RunID: "again", Attempt: 1}).EncodePayload(nil))
+	for _, text := range []string{
+		`[{"kind":"orchestration.run_started","run_id":"reported","event_id":"r-1","user_id":"user 1","chat_id":"chat.2","workflow_name":"größe","parent_run_id":"succeeded","message":"go"},
+		  {"kind":"orchestration.agent_started","run_id":"reported","event_id":"r-2","agent":"Writer","metadata":{"a":[1]}},
+		  {"kind":"orchestration.tool_completed","run_id":"reported","event_id":"r-3","tool":"search","status":"failed","error":"none"}]`,
+		`[{"kind":"orchestration.run_completed","run_id":"reported","event_id":"r-4","summary":"done","cost":0.25,"total_tokens":9},
+		  {"kind":"orchestration.run_failed","run_id":"implied","event_id":"r-5","message":"m","error":"e","code":"C"},
+		  {"kind":"orchestration.run_started","run_id":"reported","event_id":"r-6","user_id":"user 1"},
+		  {"kind":"orchestration.agent_started","run_id":"implied","event_id":"r-7"}]`,
+	} {
+		report, err := schemas.ParseRunReport([]byte(text))
+		if err != nil || len(report.Rejected) > 0 {
+			t.Fatalf("%s: %v %+v", text, err, report.Rejected)
+		}
+		for _, r := range report.ByApp("app-1") {
+			add(schemas.ReportRuns.Name, r.Report.EncodePayload(nil))
+		}
+	}
+	return groups
+}
+
+// describeRuns tells of the runs of an app, newest first, with everything there is of
+// each.
+func (f *formatFacts) describeRuns(t testing.TB, s *store.Store, app string) {
+	t.Helper()
+	page, err := s.Runs(schemas.RunQuery{AppID: app, Limit: 1000})
+	if err != nil || page.More {
+		t.Fatalf("%v, more %v", err, page.More)
+	}
+	for _, listed := range page.Runs {
+		r, err := s.Run(app, listed.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprintf("%q %q %q %q %q %q %s %d %d %v %q %q %q %q %v %s %v %d %d %d %d %d", r.ID, r.UserID, r.ChatID, r.Plugin, r.WorkflowName, r.ParentRunID, r.Status,
+			r.Attempt, r.Sequence, r.Implicit, r.Message, r.Summary, r.Error, r.Code, r.HasCost, nanoUnits(r.Cost), r.HasTokens, r.TotalTokens,
+			r.StartedAt, r.UpdatedAt, r.EndedAt, r.DueAt)
+		if x := r.Execution; x != nil {
+			text += fmt.Sprintf(" %q %v %q %q %v %q %x %v %v %d %d %d %d %d %d %s", x.Action, x.Consumes, x.Username, x.Roles, x.Superadmin, x.Key, x.BodyDigest, x.Rerun, x.Keep,
+				x.Timeout, x.QueueTimeout, x.AcceptedAt, x.Reruns, x.Published, x.DurationMs, r.Result)
+		}
+		events, _, err := s.RunEvents(app, r.ID, 0, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			text += fmt.Sprintf(" %d:%s", e.Sequence, e.JSON)
+		}
+		f.Runs = append(f.Runs, app+" "+text)
+	}
+	open, _, err := s.OpenExecutions(store.Place{}, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range open {
+		if r.AppID == app {
+			f.Runs = append(f.Runs, fmt.Sprintf("%s %q is open with %s", app, r.ID, r.Data))
+		}
+	}
+	if r, err := s.RunOfKey(app, "user 2", "story", "key ü"); err != nil {
+		t.Fatal(err)
+	} else if r != nil {
+		f.Runs = append(f.Runs, fmt.Sprintf("%s has a key for %q", app, r.ID))
+	}
+	if list, err := s.RecountReserved(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("what is set aside is not what a recount gives: %+v, %v", list, err)
+	}
+}
+
 func formatEvent(r *rand.Rand, index int) schemas.UsageEvent {
 	e := schemas.UsageEvent{
 		Index: uint32(index), EventID: fmt.Sprintf("event-%d", r.Uint64()), AppID: fmt.Sprint("app-", r.IntN(4)),
@@ -418,6 +512,7 @@ type formatFacts struct {
 	Batches  map[string]string   `json:"batches"`
 	Chats    map[string]string   `json:"chats,omitempty"` // 0.1.0 had none
 	Entitled map[string]string   `json:"entitled,omitempty"`
+	Runs     []string            `json:"runs,omitempty"`
 	Outbox   map[string][]string `json:"outbox"`
 	Relayed  map[string]string   `json:"relayed"`
 }
@@ -437,12 +532,14 @@ func describe(t testing.TB, s *store.Store) *formatFacts {
 		t.Fatal(err)
 	}
 	for app, sum := range f.Digests { // release 0.1.0 knew no chats
+		sum, _, _ = strings.Cut(sum, "@")
 		sum, _, _ = strings.Cut(sum, "#")
 		f.Digests[app], _, _ = strings.Cut(sum, "/")
 	}
 	for _, app := range formatApps {
 		f.describeApp(t, s, app)
 		f.describeEntitled(t, s, app)
+		f.describeRuns(t, s, app)
 	}
 	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
 		st, err := s.Relayed(dest)

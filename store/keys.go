@@ -35,6 +35,11 @@ const (
 	bucketLeases                      // app, scope, limit, id → expiry
 	bucketConsumed                    // app, user, plugin, limit → what was used up
 	bucketTold                        // app, scope, name → period it was told in
+	bucketRuns                        // log position, number → run
+	bucketRunsByApp                   // app, log position, number → nothing: the run is one of the app
+	bucketRunEvents                   // log position, number, sequence → event of a run
+	bucketRunBodies                   // log position, number, part → data or result of an execution
+	bucketOpenRuns                    // log position, number → nothing: the execution has not ended
 	bucketCount
 
 	bucketsOfFormat1 = bucketDead + 1
@@ -43,7 +48,7 @@ const (
 var bucketNames = [bucketCount]string{
 	"meta", "positions", "events", "adjustments", "ids", "batches", "hours", "apps", "outbox_evt", "outbox_dlq",
 	"segments", "config", "chats", "chat_ids", "manifests", "counters", "holds", "open_holds", "due",
-	"rate_windows", "leases", "consumed", "told",
+	"rate_windows", "leases", "consumed", "told", "runs", "runs_by_app", "run_events", "run_bodies", "open_runs",
 }
 
 func (b bucketID) String() string { return bucketNames[b] }
@@ -52,7 +57,7 @@ func (b bucketID) String() string { return bucketNames[b] }
 func (b bucketID) appended() bool {
 	switch b {
 	case bucketMeta, bucketHours, bucketApps, bucketConfig, bucketManifests, bucketCounters, bucketOpenHolds, bucketDue,
-		bucketWindows, bucketLeases, bucketConsumed, bucketTold:
+		bucketWindows, bucketLeases, bucketConsumed, bucketTold, bucketRunsByApp, bucketOpenRuns:
 		return false
 	default:
 		return true

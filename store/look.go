@@ -18,6 +18,8 @@ type Look struct {
 	store        *Store
 	live, frozen *generation
 	now          int64
+	at           uint64 // log position of the newest message that it sees
+	buckets      [bucketCount]bucket
 }
 
 // Look runs fn on what is committed. What fn is given ends with it.
@@ -61,17 +63,28 @@ func (s *Store) tryLook() (l *Look, merged bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("position: %w", err)
 	}
-	l = &Look{bolt: bolt, store: s, live: s.overlay.live, frozen: s.overlay.frozen, now: at.Now}
-	return l, logPosition(at.Epoch, at.Seq) == logPosition(s.applied.Epoch, s.applied.Seq), nil
+	l = &Look{bolt: bolt, store: s, live: s.overlay.live, frozen: s.overlay.frozen, now: at.Now, at: logPosition(at.Epoch, at.Seq)}
+	return l, l.at == logPosition(s.applied.Epoch, s.applied.Seq), nil
 }
 
-func (l *Look) bucket(id bucketID) bucket { return bucketOf(l.bolt, id) }
+func (l *Look) bucket(id bucketID) bucket {
+	b := &l.buckets[id]
+	if b.Bucket == nil {
+		*b = bucketOf(l.bolt, id)
+	}
+	return *b
+}
 
 // Now is handler time of the newest command.
 func (l *Look) Now() int64 { return l.now }
 
 // Config gives what a name stood for at an instant; nil when it stood for nothing.
 func (l *Look) Config(name string, asOf int64) (*ConfigVersion, error) {
+	if asOf == Newest {
+		if v := l.store.Config(name); v == nil || v.Place.Seq <= l.at { // else it came after the look began
+			return v, nil
+		}
+	}
 	prefix := appendText(nil, name)
 	c := l.bucket(bucketConfig).cursor()
 	for k, v := c.before(after(prefix)); bytes.HasPrefix(k, prefix); k, v = c.prev() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"grout/schemas"
 )
@@ -73,7 +74,19 @@ const Newest = schemas.LastInstant
 // Manifest gives the newest manifest of a scope, up to the running command; nil when
 // it has none.
 func (tx *Tx) Manifest(app string, scope schemas.Scope) (*ManifestVersion, error) {
+	key := manifestOf{app, scope}
+	if tx.stage.manifests[key] {
+		m, err := readEntitled(tx, app, scope, Newest)
+		return m, faultOf("read manifest", err)
+	}
+	committed := logPosition(tx.store.applied.Epoch, tx.store.applied.Seq)
+	if m, known := tx.store.newest.get(key, committed); known {
+		return m, nil
+	}
 	m, err := readEntitled(tx, app, scope, Newest)
+	if err == nil {
+		tx.store.newest.keep(key, m, committed)
+	}
 	return m, faultOf("read manifest", err)
 }
 
@@ -92,13 +105,28 @@ func (tx *Tx) ManifestBefore(v *ManifestVersion) (*ManifestVersion, error) {
 // on. Place and instant are set here.
 func (tx *Tx) PutManifest(command uint32, v *ManifestVersion) error {
 	v.Place, v.At = tx.Place(command), tx.applied.Now
+	if tx.stage.manifests == nil {
+		tx.stage.manifests = map[manifestOf]bool{}
+	}
+	tx.stage.manifests[manifestOf{strings.Clone(v.AppID), schemas.Scope{Kind: v.Scope.Kind, ID: strings.Clone(v.Scope.ID)}}] = true
 	return faultOf("write manifest", tx.put(bucketManifests, keyManifest(v.AppID, v.Scope, v.Place), v.append(nil)))
 }
 
 // Manifest gives the newest manifest of a scope at an instant, by handler time; nil
 // when it had none.
 func (l *Look) Manifest(app string, scope schemas.Scope, asOf int64) (*ManifestVersion, error) {
-	return readEntitled(l, app, scope, asOf)
+	if asOf != Newest {
+		return readEntitled(l, app, scope, asOf)
+	}
+	key := manifestOf{app, scope}
+	if m, known := l.store.newest.get(key, l.at); known {
+		return m, nil
+	}
+	m, err := readEntitled(l, app, scope, Newest)
+	if err == nil {
+		l.store.newest.keep(key, m, l.at)
+	}
+	return m, err
 }
 
 // ManifestHistory lists the versions of a scope's manifest, the newest first, at most

@@ -179,6 +179,7 @@ func (tx *Tx) causeOf(c causeSet) factCause {
 // commandFact is a fact whose data is rendered when its row is written.
 type commandFact struct {
 	kind, app, subject string
+	about              string // chat or run that its subject ends with; empty: it ends with the kind
 	time               int64
 	cause              factCause
 	data               func([]byte) []byte
@@ -189,7 +190,7 @@ type commandFact struct {
 // message with the event it corrects, and no fact speaks of what is told later.
 func (tx *Tx) Emit(command uint32, kind, app, subject string, data func([]byte) []byte) {
 	tx.facts = append(tx.facts, commandFact{
-		kind, app, subject, tx.applied.Now, tx.causeOf(causeSet{command: command, state: 1}), data,
+		kind: kind, app: app, subject: subject, time: tx.applied.Now, cause: tx.causeOf(causeSet{command: command, state: 1}), data: data,
 	})
 }
 
@@ -214,7 +215,11 @@ func (tx *Tx) emit(index uint32, f *commandFact) error {
 		Kind: f.kind, AppID: f.app, ID: schemas.FactID(f.cause.Cause, tx.factN), Subject: f.subject, Time: f.time,
 		Sequence: sequence, Cause: f.cause.Cause, CorrelationID: f.cause.correlation, TraceParent: f.cause.traceparent,
 	}
-	row := appendLiteral(schemas.FactSubject(f.app, f.kind), schemas.AppendFact(nil, &head, f.data))
+	to := schemas.FactSubject(f.app, f.kind)
+	if f.about != "" {
+		to = schemas.FactSubjectOf(f.app, f.kind, f.about)
+	}
+	row := appendLiteral(to, schemas.AppendFact(nil, &head, f.data))
 	if err := tx.putRow(schemas.DestFacts, index, row); err != nil {
 		return err
 	}

@@ -14,12 +14,12 @@ const (
 )
 
 // expiring are the buckets whose rows go below the line.
-var expiring = [...]bucketID{bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketSegments}
+var expiring = [...]bucketID{bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketRunEvents, bucketRunBodies, bucketRuns, bucketSegments}
 
 // expires reports whether what is written into a bucket counts for the purge.
 func (b bucketID) expires() bool {
 	switch b {
-	case bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds:
+	case bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketRunEvents, bucketRunBodies, bucketRuns:
 		return true
 	default:
 		return false
@@ -66,6 +66,11 @@ func (tx *Tx) purgeBucket(id bucketID, left *volume) error {
 		left.rows--
 		left.bytes -= len(k) + len(v)
 		tx.purged[id] = append(tx.purged[id][:0], k...)
+		if id == bucketRuns {
+			if err := tx.forgetRun(k, v); err != nil {
+				return err
+			}
+		}
 		if err := tx.remove(c, k); err != nil {
 			return err
 		}

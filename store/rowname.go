@@ -11,7 +11,8 @@ import (
 // belongs to none, like a row of sums.
 func positionOf(id bucketID, key, sealed []byte) uint64 {
 	switch id {
-	case bucketPositions, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketSegments:
+	case bucketPositions, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketSegments,
+		bucketRuns, bucketRunEvents, bucketRunBodies, bucketOpenRuns:
 		if len(key) >= 8 {
 			return binary.BigEndian.Uint64(key)
 		}
@@ -19,7 +20,7 @@ func positionOf(id bucketID, key, sealed []byte) uint64 {
 		if len(sealed) >= idChunkHead+sealSize {
 			return binary.BigEndian.Uint64(sealed[1:])
 		}
-	case bucketConfig, bucketManifests, bucketOpenHolds: // position and index end the key
+	case bucketConfig, bucketManifests, bucketOpenHolds, bucketRunsByApp: // position and index end the key
 		if len(key) > 12 {
 			return binary.BigEndian.Uint64(key[len(key)-12:])
 		}
@@ -67,6 +68,10 @@ func rowName(id bucketID, key, sealed []byte, at uint64) string {
 		if name := entitlementName(id, key, at); name != "" {
 			return name
 		}
+	case bucketRuns, bucketRunEvents, bucketRunBodies, bucketOpenRuns, bucketRunsByApp:
+		if name := runRowName(id, key, at); name != "" {
+			return name
+		}
 	case bucketApps:
 		return fmt.Sprintf("counters of app %q", key)
 	case bucketHours:
@@ -111,6 +116,32 @@ func entitlementName(id bucketID, key []byte, at uint64) string {
 		return ""
 	}
 	return text
+}
+
+// runRowName reads the key of a row about a run; empty when it is none.
+func runRowName(id bucketID, key []byte, at uint64) string {
+	r := newReader(key)
+	text := ""
+	if id == bucketRunsByApp {
+		text = fmt.Sprintf(" of app %q", r.text())
+	}
+	run := fmt.Sprintf("run %d%s that %s stored", r.place().Index, text, messageName(at))
+	switch id {
+	case bucketRunEvents:
+		run = fmt.Sprintf("event %d of %s", r.instant(), run)
+	case bucketRunBodies:
+		part := "data"
+		if runBody(r.Byte()) == bodyResult {
+			part = "result"
+		}
+		run = part + " of " + run
+	case bucketOpenRuns:
+		run = "open " + run
+	}
+	if r.Err != nil || len(r.B) > 0 {
+		return ""
+	}
+	return run
 }
 
 func messageName(at uint64) string {

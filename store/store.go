@@ -73,9 +73,11 @@ type Store struct {
 	clock    Clock
 	segments segments
 	config   map[string]*ConfigVersion // what names stand for now
+	newest   newestManifests
 	sums     bucketSums
 	nextDue  int64         // instant, see NextDue
 	dueMoved chan struct{} // closed when that has changed
+	runs     runWatch
 
 	budgeted map[string]bool // apps that have counters; for the goroutine that updates
 
@@ -138,7 +140,7 @@ func Open(path string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}
-	s := &Store{db: shielded(db, path), opts: o, path: path, checkup: checkup, migrated: migrated, dueMoved: make(chan struct{}), relay: map[string]*relayStage{
+	s := &Store{db: shielded(db, path), opts: o, path: path, checkup: checkup, migrated: migrated, dueMoved: make(chan struct{}), runs: newRunWatch(), relay: map[string]*relayStage{
 		schemas.DestFacts: newRelayStage(), schemas.DestDeadLetters: newRelayStage(),
 	}}
 	if err := s.load(); err != nil {

@@ -38,6 +38,7 @@ type Tx struct {
 	ticked    bool                // the message holds a tick
 	wrote     volume              // of what expires, by the message
 	purged    [bucketCount][]byte // key of the last row that was purged
+	runs      uint32              // homes that the message gave
 	froze     bool
 	folded    bool
 	sliced    bool
@@ -69,6 +70,9 @@ type stage struct {
 	config      map[string]*ConfigVersion
 	chats       chatStage
 	budgets     budgetStage
+	manifests   map[manifestOf]bool // scopes that were given one
+	ended       []runName           // runs
+	opened      bool                // executions were opened, or have ended
 }
 
 func (g *stage) reset() {
@@ -81,6 +85,9 @@ func (g *stage) reset() {
 	g.adjustments = g.adjustments[:0]
 	clear(g.apps)
 	clear(g.config)
+	clear(g.manifests)
+	clear(g.ended)
+	g.ended, g.opened = g.ended[:0], false
 }
 
 // Update runs fn in a transaction and commits it. After an error nothing has
@@ -222,7 +229,9 @@ func (s *Store) merge(tx *Tx) {
 	s.clock, s.segments = tx.clock, tx.segments
 	maps.Copy(s.config, s.stage.config)
 	s.mergeBudgeted()
+	s.newest.change(s.stage.manifests, logPosition(tx.applied.Epoch, tx.applied.Seq))
 	s.setNextDue(tx.nextDue)
+	s.mergeRuns()
 	s.mu.Unlock()
 
 	s.stats.transactions.Add(1)
@@ -254,7 +263,7 @@ func (tx *Tx) Begin(m Message) {
 	tx.firstID = len(tx.stage.ids.entries)
 	tx.usage.reset()
 	tx.adjusted, tx.facts, tx.factN = 0, tx.facts[:0], 0
-	tx.ticked, tx.wrote = false, volume{}
+	tx.ticked, tx.wrote, tx.runs = false, volume{}, 0
 }
 
 // Command moves handler time on to the instant at which a command was accepted;

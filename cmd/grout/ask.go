@@ -59,7 +59,7 @@ func (s *sender) ask(ctx context.Context, method, path string, q url.Values, bod
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("X-Internal-API-Key", s.key)
+	s.identify(req)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -77,7 +77,7 @@ func (s *sender) ask(ctx context.Context, method, path string, q url.Values, bod
 	case resp.StatusCode == http.StatusAccepted:
 		return nil, fmt.Errorf("%s %s: it is stored, and was not applied in time; the same again gives the result", method, target)
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return nil, refusal(method, target, resp.StatusCode, text, 0)
+		return nil, s.refusal(method, target, resp.StatusCode, text, 0)
 	}
 	return text, nil
 }

@@ -32,6 +32,8 @@ type benchOptions struct {
 	matrix        bool
 	budgets       bool
 	callers       []int // of budgets
+	plugins       bool
+	executers     []int // callers of plugins
 	chats         string
 	openShare     float64
 	stored, cache string
@@ -71,12 +73,14 @@ at 70 % of what the closed loop reached; what the server needed of processor, me
 and disk; what was left to apply and to publish at the end and how long that took;
 and how long it took until a read showed an event. Checks and reservations of budgets
 follow in a table of their own, and whether 2,000 that race for the last 1,000 tokens
-get just those. With --stored it does the same
-once more on a copy of a data directory that holds that many ids already, which is
-filled through ingest the first time and kept in --cache.`,
+get just those; then calls of plugins, in Python, in Node, on NATS and built in, which
+--plugins measures alone. With --stored events are measured once more on a copy of a
+data directory that holds that many ids already, which is filled through ingest the
+first time and kept in --cache.`,
 		Example: `  grout bench
   grout bench --events 1,100 --connections 16,64 --duration 10s
   grout bench --events 100 --connections 32 --rate 20000 -o json
+  grout bench --plugins
   grout bench --matrix --stored 10000000`,
 		Args: cobra.NoArgs,
 	}
@@ -94,6 +98,7 @@ filled through ingest the first time and kept in --cache.`,
 	f.IntVar(&o.apps, "apps", load.Apps, "apps that events are of; figures of one app are no measure for many")
 	f.BoolVar(&o.matrix, "matrix", false, "measure every aspect, each combination with a server process of its own")
 	f.BoolVar(&o.budgets, "budgets", true, "with --matrix: measure checks and reservations of budgets too")
+	f.BoolVar(&o.plugins, "plugins", true, "with --matrix: measure executions of plugins too; without: measure nothing else")
 	f.StringVar(&o.chats, "chats", "both", "with --matrix: events with chat ids (with), without, or both")
 	f.Float64Var(&o.openShare, "open-share", .7, "with --matrix: load of the open loop, as a share of what the closed loop reached; 0: none")
 	f.StringVar(&o.stored, "stored", "", "with --matrix: measure also with these numbers of ids stored, e.g. 10000000,50000000")
@@ -102,11 +107,16 @@ filled through ingest the first time and kept in --cache.`,
 	format := outputFlag(cmd)
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		pluginsOnly := !o.matrix && o.plugins && f.Changed("plugins")
+		o.matrix = o.matrix || pluginsOnly
 		if o.matrix {
 			o.matrixDefaults(f.Changed)
 		}
 		if err := o.check(); err != nil {
 			return err
+		}
+		if pluginsOnly {
+			o.events, o.budgets = nil, false
 		}
 		cfg, _, err := app.Load(f, os.Environ())
 		if err != nil {

@@ -117,6 +117,7 @@ const (
 type server struct {
 	*child
 	url, key string
+	nats     string        // address
 	ready    time.Duration // from starting the process
 }
 
@@ -124,7 +125,7 @@ type server struct {
 func serverEnvironment(environ []string, data, key string) []string {
 	env := slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return strings.HasPrefix(name, "MOZAIKS_") || slices.Contains([]string{"ENV", "PORT", "NATS_URL", "APP_NAME", "APP_TIER", "INTERNAL_API_KEY"}, name)
+		return strings.HasPrefix(name, "MOZAIKS_") || slices.Contains([]string{"ENV", "PORT", "NATS_URL", "APP_NAME", "APP_TIER", "INTERNAL_API_KEY", "JWT_SECRET", "JWT_ALGORITHM", "MONETIZATION", "PLUGIN_EXEC_TIMEOUT_S"}, name)
 	})
 	return append(env, "MOZAIKS_DATA_DIR="+data, "MOZAIKS_HTTP_ADDR=127.0.0.1:0", "MOZAIKS_NATS_LISTEN=127.0.0.1:0",
 		"MOZAIKS_LOG_FORMAT=json", "MOZAIKS_SNAPSHOT_EVERY=720h", "INTERNAL_API_KEY="+key)
@@ -138,11 +139,11 @@ func startServer(ctx context.Context, program, base, data string) (*server, erro
 	start := time.Now()
 	var err error
 	s.child, err = startChild(ctx, cmd, serverReadyWithin, func(line []byte) bool {
-		var l struct{ Msg, HTTP string }
+		var l struct{ Msg, HTTP, NATS string }
 		if json.Unmarshal(line, &l) != nil || l.Msg != "ready" {
 			return false
 		}
-		s.url, s.ready = "http://"+l.HTTP, time.Since(start)
+		s.url, s.nats, s.ready = "http://"+l.HTTP, l.NATS, time.Since(start)
 		return true
 	})
 	return s, err

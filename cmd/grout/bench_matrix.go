@@ -28,9 +28,9 @@ const (
 // matrixDefaults are those of the flags that were not given.
 func (o *benchOptions) matrixDefaults(given func(flag string) bool) {
 	if !given("connections") {
-		o.connections, o.callers = []int{1, 8, 16, 64, 256}, []int{1, 64}
+		o.connections, o.callers, o.executers = []int{1, 8, 16, 64, 256}, []int{1, 64}, []int{1, 16, 64}
 	} else {
-		o.callers = o.connections
+		o.callers, o.executers = o.connections, o.connections
 	}
 	if !given("duration") {
 		o.duration = 2500 * time.Millisecond
@@ -154,10 +154,13 @@ func (m *matrix) run(ctx context.Context) error {
 	m.report.head(&matrixHead{
 		Kind: "machine", Machine: load.ReadMachine(m.base), Durability: durability,
 		Server: "a new process for each line, `grout serve` with default settings, request log to a pipe, no snapshots meanwhile",
-		Load:   m.o.mix(), Apps: m.o.apps, Span: m.o.span.Seconds(), Warmup: m.o.warmup.Seconds(), Duration: m.o.duration.Seconds(), OpenShare: m.o.openShare,
+		Load:   m.o.load(), Apps: m.o.apps, Span: m.o.span.Seconds(), Warmup: m.o.warmup.Seconds(), Duration: m.o.duration.Seconds(), OpenShare: m.o.openShare,
 		Floor: m.floor != nil, AtLeast: m.atLeast(len(counts)).Seconds(),
 	})
 	for _, chats := range m.o.withChats() {
+		if len(m.o.events) == 0 {
+			break
+		}
 		m.report.section(0, chats, m.floor != nil)
 		err := m.cells(func(events, connections int) error { return m.fresh(ctx, chats, events, connections) })
 		if err != nil {
@@ -165,6 +168,9 @@ func (m *matrix) run(ctx context.Context) error {
 		}
 	}
 	if err := m.budgets(ctx); err != nil {
+		return err
+	}
+	if err := m.plugins(ctx); err != nil {
 		return err
 	}
 	for _, n := range counts {
@@ -180,6 +186,14 @@ func (m *matrix) run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// load tells what is sent.
+func (o *benchOptions) load() string {
+	if len(o.events) == 0 {
+		return "calls of one plugin by one user"
+	}
+	return o.mix()
 }
 
 func (m *matrix) cells(measure func(events, connections int) error) error {
@@ -199,14 +213,17 @@ func (m *matrix) atLeast(stored int) time.Duration {
 	if m.o.openShare > 0 {
 		cell += m.o.duration
 	}
-	budgets := time.Duration(0)
+	beside := time.Duration(0)
 	if m.o.budgets {
-		budgets = cell * time.Duration(len(budgetKinds)*len(m.o.callers))
+		beside += cell * time.Duration(len(budgetKinds)*len(m.o.callers))
+	}
+	if m.o.plugins {
+		beside += cell * time.Duration(len(benchPlugins())*len(m.o.executers))
 	}
 	if m.floor != nil {
 		cell += floorWarmup + m.o.duration/2
 	}
-	return budgets + cell*time.Duration(len(m.o.events)*len(m.o.connections)*len(m.o.withChats())*(1+stored))
+	return beside + cell*time.Duration(len(m.o.events)*len(m.o.connections)*len(m.o.withChats())*(1+stored))
 }
 
 // fresh measures one combination with a server that is empty.

@@ -22,7 +22,7 @@ import (
 const envGrout = "GROUT_TEST_IS_GROUT"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envGrout) != "" {
+	if os.Getenv(envGrout) != "" || len(os.Args) > 1 && os.Args[1] == "plugin-worker" { // of a plugin that a test starts
 		main()
 		return
 	}
@@ -114,6 +114,26 @@ func TestMatrixTable(t *testing.T) {
 	}
 }
 
+// Every line of the table of plugins is as wide as its head, too.
+func TestPluginTable(t *testing.T) {
+	var out bytes.Buffer
+	p := matrixReport{out: &out}
+	p.pluginSection()
+	us := 123.4
+	p.plugin(&pluginRow{Plugin: "python", Closed: benchRun{Connections: 64, RequestRate: 12_345, P999: 12_345, CPU: &us}, Open: &benchRun{P99: 1}, PeakMB: &us})
+	p.plugin(&pluginRow{Plugin: "go", Closed: benchRun{Connections: 1}})
+	p.pluginLeftOut("node", "node is not on this machine")
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(lines) != 6 || !strings.Contains(lines[5], "not measured: node is not") {
+		t.Fatalf("%q", lines)
+	}
+	for _, line := range lines[3:5] {
+		if utf8.RuneCountInString(line) != utf8.RuneCountInString(lines[2]) {
+			t.Errorf("not as wide as its head:\n%s\n%s", lines[2], line)
+		}
+	}
+}
+
 func TestNotes(t *testing.T) {
 	r := matrixRow{Marks: []string{"one app"}, Closed: benchRun{Errors: map[string]int64{"status 503": 2}}, Open: &benchRun{Missed: 3}, Visible: &visibleFigures{}}
 	if got, want := r.notes(), "  [one app; closed status 503: 2; open missed: 3]"; got != want {
@@ -190,7 +210,7 @@ func TestMatrix(t *testing.T) {
 	dir := clean(t)
 	t.Setenv(envGrout, "1")
 	cache := filepath.Join(dir, "cache")
-	args := strings.Fields("bench --matrix --events 10 --connections 2 --duration 150ms --warmup 50ms --chats with --stored 2000 --cache " + cache)
+	args := strings.Fields("bench --matrix --events 10 --connections 2 --duration 150ms --warmup 50ms --chats with --plugins=false --stored 2000 --cache " + cache)
 	for _, reused := range []bool{false, true} {
 		code, stdout, stderr := grout(t, append(args, "-o", "json", "--dir", dir)...)
 		if code != 0 {
@@ -226,6 +246,40 @@ func TestMatrix(t *testing.T) {
 		if !slices.Equal(kinds, []string{"machine", "cell", "budget", "budget", "budget", "stored", "cell"}) {
 			t.Errorf("the lines are %q", kinds)
 		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "grout-bench-*")); len(left) > 0 {
+		t.Errorf("%q is left behind", left)
+	}
+}
+
+func TestBenchPlugins(t *testing.T) {
+	dir := clean(t)
+	t.Setenv(envGrout, "1")
+	code, stdout, stderr := grout(t, "bench", "--plugins", "--connections", "2", "--duration", "150ms", "--warmup", "50ms", "-o", "json", "--dir", dir)
+	if code != 0 {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	var measured []string
+	for line := range strings.Lines(stdout) {
+		var r struct {
+			pluginRow
+			LeftOut string `json:"left_out"`
+		}
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		if r.Kind != "plugin" {
+			continue
+		}
+		measured = append(measured, r.Plugin)
+		if r.LeftOut != "" {
+			t.Logf("%s was not measured: %s", r.Plugin, r.LeftOut)
+		} else if r.Closed.Requests == 0 || r.Open == nil || len(r.Closed.Errors)+len(r.Open.Errors)+len(r.Marks) > 0 || r.Closed.P50 <= 0 {
+			t.Error(line)
+		}
+	}
+	if !slices.Equal(measured, []string{"python", "node", "nats", "go"}) {
+		t.Errorf("the lines are of %q", measured)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "grout-bench-*")); len(left) > 0 {
 		t.Errorf("%q is left behind", left)

@@ -59,6 +59,7 @@ func (e *passingError) Unwrap() error { return e.error }
 type sender struct {
 	base     *url.URL
 	key      string
+	token    string // of a user; when set, the key is not sent
 	client   *http.Client
 	maxRetry time.Duration
 	backoff  time.Duration // before the first retry
@@ -93,6 +94,15 @@ func newSender(base, key string, connections int, maxRetry time.Duration) (*send
 }
 
 func (s *sender) close() { s.client.CloseIdleConnections() }
+
+// identify says who asks.
+func (s *sender) identify(req *http.Request) {
+	if s.token != "" {
+		req.Header.Set("Authorization", "Bearer "+s.token)
+		return
+	}
+	req.Header.Set("X-Internal-API-Key", s.key)
+}
 
 // send repeats one request, the same to the last byte, until it has been
 // applied, cannot succeed, or has failed for too long. It does not begin another
@@ -183,7 +193,7 @@ func (s *sender) exchange(ctx context.Context, method string, target *url.URL, b
 	if err != nil {
 		return answer, 0, 0, err
 	}
-	req.Header.Set("X-Internal-API-Key", s.key)
+	s.identify(req)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -201,7 +211,7 @@ func (s *sender) exchange(ctx context.Context, method string, target *url.URL, b
 		return answer, 0, 0, &passingError{error: fmt.Errorf("%s %s: read answer: %w", method, target, err)}
 	}
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted {
-		return answer, resp.StatusCode, after, refusal(method, target, resp.StatusCode, text, after)
+		return answer, resp.StatusCode, after, s.refusal(method, target, resp.StatusCode, text, after)
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
 		return answer, resp.StatusCode, after, fmt.Errorf("%s %s: answer %d is not grout's: %w", method, target, resp.StatusCode, err)
@@ -211,7 +221,7 @@ func (s *sender) exchange(ctx context.Context, method string, target *url.URL, b
 }
 
 // refusal makes an error of an answer, telling passing ones from final ones.
-func refusal(method string, target *url.URL, status int, text []byte, after time.Duration) error {
+func (s *sender) refusal(method string, target *url.URL, status int, text []byte, after time.Duration) error {
 	var problem struct {
 		Detail    string       `json:"detail"`
 		ErrorCode schemas.Code `json:"error_code"`
@@ -227,11 +237,19 @@ func refusal(method string, target *url.URL, status int, text []byte, after time
 	case problem.ErrorCode == schemas.CodeNotConfigured: // the door is closed, not stuck
 		return err
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return fmt.Errorf("%w; check INTERNAL_API_KEY, --key-file or --data-dir", err)
+		return fmt.Errorf("%w; %s", err, s.hint())
 	case status >= 500, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout:
 		return &passingError{err, after}
 	}
 	return err
+}
+
+// hint says where to look when it is not clear who asks.
+func (s *sender) hint() string {
+	if s.token != "" {
+		return "check MOZAIKS_TOKEN, or JWT_SECRET and --data-dir"
+	}
+	return "check INTERNAL_API_KEY, --key-file or --data-dir"
 }
 
 // retryAfter reads the header of the same name: seconds or an HTTP date.

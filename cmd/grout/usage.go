@@ -286,7 +286,7 @@ func (s *sender) get(ctx context.Context, path string, q url.Values) ([]byte, er
 	}
 	if resp.StatusCode != http.StatusOK {
 		target.RawQuery = ""
-		return nil, refusal(http.MethodGet, target, resp.StatusCode, text, 0)
+		return nil, s.refusal(http.MethodGet, target, resp.StatusCode, text, 0)
 	}
 	return text, nil
 }

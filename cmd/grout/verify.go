@@ -167,6 +167,13 @@ func printVerification(b *strings.Builder, v *app.Verification) {
 	if more := len(v.Budgets) - maxBudgets; more > 0 {
 		fmt.Fprintf(b, "  and %d more counters\n", more)
 	}
+	for _, d := range v.Reserved[:min(len(v.Reserved), maxBudgets)] {
+		fmt.Fprintf(b, "  limit %q of plugin %q, app %q, %s %q: %s is set aside, the open runs come to %s\n",
+			d.Limit, d.Plugin, d.AppID, d.Scope, d.ScopeID, thousands(d.Reserved), thousands(d.Recounted))
+	}
+	if more := len(v.Reserved) - maxBudgets; more > 0 {
+		fmt.Fprintf(b, "  and %d more limits\n", more)
+	}
 	if v.ReplicaSHA256 != "" {
 		fmt.Fprintf(b, "  replica sha256 %s\n", v.ReplicaSHA256)
 	}
@@ -198,6 +205,9 @@ func verdictText(v *app.Verification) string {
 		text = fmt.Sprintf("%s: %s DIFFER", text, thousands(v.Differing))
 		if n := len(v.Budgets); n > 0 {
 			text += fmt.Sprintf(", and %s counters of budgets are not what a recount gives", thousands(int64(n)))
+		}
+		if n := len(v.Reserved); n > 0 {
+			text += fmt.Sprintf(", and of %s limits another amount is set aside than the open runs come to", thousands(int64(n)))
 		}
 		return text
 	}

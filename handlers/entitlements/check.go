@@ -11,6 +11,17 @@ import (
 // the plugin, its features, the plan, budgets, limits and rates. Nothing is counted.
 func Check(v *View, r *schemas.EntitlementCheck) schemas.Decision {
 	j := judge{view: v, ended: PlanEnd(v.Layers, v.Now), plugin: r.Plugin}
+	return j.check(r)
+}
+
+// Execute judges an execution as Check does; what its action needs of the plugin's
+// limits is taken.
+func Execute(v *View, r *schemas.EntitlementCheck) schemas.Decision {
+	j := judge{view: v, ended: PlanEnd(v.Layers, v.Now), plugin: r.Plugin, takes: true}
+	return j.check(r)
+}
+
+func (j *judge) check(r *schemas.EntitlementCheck) schemas.Decision {
 	if r.Plugin != "" {
 		j.access()
 	}
@@ -51,7 +62,7 @@ type judge struct {
 	ended    Ending
 	plugin   string
 	recorded bool // what is judged has happened
-	takes    bool // tokens that are needed are taken
+	takes    bool // tokens, or what the action needs, are taken
 	hard     bool // an allocation that is touched is enforced
 	list     []judged
 	rates    []schemas.RateState
@@ -66,6 +77,9 @@ type judged struct {
 }
 
 func (j *judge) add(s schemas.Judgement, code schemas.Code, format string, args ...any) {
+	if j.list == nil {
+		j.list = make([]judged, 0, 6)
+	}
 	e := judged{Judgement: s}
 	if s.Says == schemas.VerdictHard {
 		e.code, e.detail = code, fmt.Sprintf(format, args...)
@@ -78,6 +92,7 @@ func (j *judge) add(s schemas.Judgement, code schemas.Code, format string, args 
 func (j *judge) decision() schemas.Decision {
 	d := schemas.Decision{Rates: j.rates, WouldConsume: j.consumes}
 	best := -1
+	d.Judgements = make([]schemas.Judgement, 0, len(j.list))
 	for i := range j.list {
 		d.Judgements = append(d.Judgements, j.list[i].Judgement)
 		if best < 0 || decides(&j.list[i].Judgement, &j.list[best].Judgement) {

@@ -62,7 +62,7 @@ func (j *judge) pluginLimit(name string, rule schemas.PluginLimit, limit, needed
 	v := j.view
 	s := schemas.Judgement{
 		Rule: "5.4", Name: name, Plugin: j.plugin, Scope: v.own(), Because: schemas.ReasonAllowed, Enforced: schemas.EnforceHard,
-		Limited: true, Limit: limit, Remaining: limit, Needed: needed, Cap: rule.Cap,
+		Limited: true, Limit: limit, Remaining: limit, Needed: needed, Cap: rule.Cap, Takes: j.takes,
 	}
 	if !rule.Cap {
 		c := RollConsumption(v.Consumed[name], rule.Reset, v.Now)

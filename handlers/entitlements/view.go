@@ -1,7 +1,6 @@
 package entitlements
 
 import (
-	"maps"
 	"slices"
 
 	"grout/schemas"
@@ -100,24 +99,6 @@ func overridesOf(layers []Layer) *schemas.Overrides {
 		}
 	}
 	return nil
-}
-
-// Allocations lists the names of a budget's allocations: total, input, output, then the
-// models in order of their names.
-func (b Budget) Allocations() []string {
-	var names []string
-	for _, a := range [...]struct {
-		name string
-		a    *schemas.Allocation
-	}{{schemas.AllocationTotal, b.Total}, {schemas.AllocationInput, b.Input}, {schemas.AllocationOutput, b.Output}} {
-		if a.a != nil {
-			names = append(names, a.name)
-		}
-	}
-	for _, model := range slices.Sorted(maps.Keys(b.PerModel)) {
-		names = append(names, schemas.ModelAllocation(model))
-	}
-	return names
 }
 
 // Terms are what a budget says of one allocation.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
@@ -17,6 +18,8 @@ const (
 	anybody      rule = iota
 	keys              // an internal or a service key
 	keysOrBasic       // the same, or HTTP Basic with one of them as password
+	keysOrUser        // a key for any app, or a user token for what is its user's in this app
+	usersOnly         // a user token
 	serviceOnly       // a service key
 	internalOnly      // an internal key
 )
@@ -56,17 +59,24 @@ var (
 )
 
 // admit judges who calls. Of several credentials the internal key counts, then
-// the service key, then Basic.
-func (s *Server) admit(r rule, h http.Header) error {
+// the service key, then the user token, then Basic; where only users may call, keys
+// do not count at all.
+func (s *Server) admit(ctx context.Context, r rule, h http.Header) (*caller, error) {
 	if r == anybody {
-		return nil
+		return &caller{}, nil
 	}
 	scheme, credential := authorization(h)
-	if r == serviceOnly {
-		if scheme != "bearer" {
+	switch r {
+	case usersOnly:
+		if scheme != schemeBearer {
 			credential = ""
 		}
-		return s.admitService(credential)
+		return s.admitUser(ctx, credential)
+	case serviceOnly:
+		if scheme != schemeBearer {
+			credential = ""
+		}
+		return keyCaller, s.admitService(credential)
 	}
 	internal := h.Get("X-Internal-API-Key")
 	if internal == "" && scheme == schemeInternal {
@@ -74,19 +84,27 @@ func (s *Server) admit(r rule, h http.Header) error {
 	}
 	switch {
 	case internal != "":
-		return s.admitInternal(internal)
+		return keyCaller, s.admitInternal(internal)
 	case r == internalOnly && s.internal.closed():
-		return errInternalClosed
+		return nil, errInternalClosed
 	case r == internalOnly:
-		return errInternalMissing
-	case scheme == "bearer":
-		return s.admitService(credential)
+		return nil, errInternalMissing
+	case scheme == schemeBearer && s.meansUser(r, credential):
+		who, err := s.admitUser(ctx, credential)
+		if err == nil && r != keysOrUser {
+			err = errUserDenied
+		}
+		return who, err
+	case scheme == schemeBearer:
+		return keyCaller, s.admitService(credential)
 	case scheme == "basic" && r == keysOrBasic:
-		return s.admitBasic(credential)
+		return keyCaller, s.admitBasic(credential)
+	case s.internal.closed() && s.service.closed() && r == keysOrUser && s.Users != nil:
+		return nil, errTokenMissing
 	case s.internal.closed() && s.service.closed():
-		return errInternalClosed
+		return nil, errInternalClosed
 	}
-	return errInternalMissing
+	return nil, errInternalMissing
 }
 
 func (s *Server) admitInternal(key string) error {
@@ -122,6 +140,8 @@ func (s *Server) admitBasic(credential string) error {
 	}
 	return nil
 }
+
+const schemeBearer = "bearer"
 
 // schemeInternal is the audit's literal spelling of the internal key: the header
 // "Authorization: X-Internal-API-Key: <key>" (contract §3).

@@ -70,10 +70,12 @@ func (b *body) grow(n int64) bool {
 	return true
 }
 
-// readBody reads a whole request body of at most limit bytes. A stated length
+// readBody reads a whole request body.
+func (s *Server) readBody(r *http.Request) (body, error) { return s.readUpTo(r, s.MaxBodyBytes) }
+
+// readUpTo reads a whole request body of at most limit bytes. A stated length
 // above the limit is refused before anything is read or allocated.
-func (s *Server) readBody(r *http.Request) (body, error) {
-	limit := s.MaxBodyBytes
+func (s *Server) readUpTo(r *http.Request, limit int64) (body, error) {
 	if r.ContentLength > limit {
 		return body{}, tooLarge(limit)
 	}

@@ -17,7 +17,7 @@ import (
 // check serves POST /api/entitlements/check (contract §5.3). One that counts is a
 // command, unless it is sure to be refused and has nothing new to tell.
 func (s *Server) check(c echo.Context) error {
-	app, r, err := s.readCheck(c.Request())
+	app, r, err := s.readCheck(c)
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (s *Server) check(c echo.Context) error {
 			s.metrics.refusedEarly.WithLabelValues(string(d.Code)).Inc()
 		}
 		s.rateHeaders(c, &d, d.Allowed)
-		return s.answerCheck(c, d.AppendCheck(nil, app, false))
+		return s.answerCheck(c, d.Verdict.String(), d.AppendCheck(nil, app, false))
 	}
 	answer, applied, err := s.run(c, schemas.CheckEntitlement.Name, app, r.EncodePayload(nil))
 	switch {
@@ -41,14 +41,17 @@ func (s *Server) check(c echo.Context) error {
 	case !applied: // nobody could use what is decided later
 		return unavailable("The check was not decided in time; try again", nil)
 	}
-	var said struct{ Allowed bool }
+	var said struct {
+		Allowed  bool
+		Decision string
+	}
 	if err := json.Unmarshal(answer, &said); err != nil {
 		return fmt.Errorf("answer of a check: %w", err)
 	}
 	if d, _, err := s.Entitlements.Check(ctx, app, &r, 0); err == nil { // with what was counted
 		s.rateHeaders(c, &d, said.Allowed)
 	}
-	return s.answerCheck(c, answer)
+	return s.answerCheck(c, said.Decision, answer)
 }
 
 // explain serves POST /api/entitlements/explain: a check that counts nothing, with every
@@ -62,7 +65,7 @@ func (s *Server) explain(c echo.Context) error {
 	if err := p.err(); err != nil {
 		return err
 	}
-	app, r, err := s.readCheck(c.Request())
+	app, r, err := s.readCheck(c)
 	if err != nil {
 		return err
 	}
@@ -76,8 +79,8 @@ func (s *Server) explain(c echo.Context) error {
 	return sendJSON(c, http.StatusOK, d.AppendCheck(nil, app, true))
 }
 
-func (s *Server) readCheck(r *http.Request) (app string, check schemas.EntitlementCheck, err error) {
-	body, err := s.readJSON(r)
+func (s *Server) readCheck(c echo.Context) (app string, check schemas.EntitlementCheck, err error) {
+	body, err := s.readJSON(c.Request())
 	if err != nil {
 		return "", check, err
 	}
@@ -86,17 +89,29 @@ func (s *Server) readCheck(r *http.Request) (app string, check schemas.Entitleme
 	if fault != nil {
 		return "", check, fault
 	}
-	return cmp.Or(app, s.AppID), check, nil
+	who := callerOf(c)
+	if who.Key {
+		return cmp.Or(app, s.AppID), check, nil
+	}
+	app, err = who.asksForSelf(s, app, &check)
+	return app, check, err
 }
 
-func (s *Server) answerCheck(c echo.Context, answer []byte) error {
-	var said struct {
-		Decision string `json:"decision"`
+// asksForSelf lets a user ask what the user may do, without counting it. A tenant has no
+// user of this app's for certain, so its budgets are not told.
+func (c caller) asksForSelf(s *Server, app string, check *schemas.EntitlementCheck) (string, error) {
+	switch {
+	case check.Count:
+		return "", errUserDenied
+	case check.UserID != "" && check.UserID != c.UserID || check.TenantID != "":
+		return "", errNotYours
 	}
-	if err := json.Unmarshal(answer, &said); err != nil {
-		return fmt.Errorf("answer of a check: %w", err)
-	}
-	s.metrics.decisions.WithLabelValues("check", said.Decision).Inc()
+	check.UserID = c.UserID
+	return c.appOf(s, app)
+}
+
+func (s *Server) answerCheck(c echo.Context, decision string, answer []byte) error {
+	s.metrics.decisions.WithLabelValues("check", decision).Inc()
 	return sendJSON(c, http.StatusOK, answer)
 }
 

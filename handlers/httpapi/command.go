@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -22,38 +23,47 @@ func (s *Server) readJSON(r *http.Request) (body, error) {
 // run brings one command into the log and waits for its outcome. applied is false when
 // it is durable and was not applied within the wait limit. A refusal is an error.
 func (s *Server) run(c echo.Context, kind, app string, payload []byte) (answer []byte, applied bool, err error) {
-	r := c.Request()
+	o, applied, err := s.runCommand(c.Request().Context(), c, kind, app, payload)
+	if err == nil && o.Code != "" {
+		err = schemas.Errorf(o.Code, "%s", o.Detail)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return o.Body, applied, nil
+}
+
+// errMaybeStored is inside the error of a command that may be in the log all the same.
+var errMaybeStored = errors.New("the command may be stored")
+
+// runCommand is run for whoever looks at refusals; ctx is for how long the caller waits.
+func (s *Server) runCommand(ctx context.Context, c echo.Context, kind, app string, payload []byte) (o schemas.CommandOutcome, applied bool, err error) {
 	now := s.Now().UnixNano()
 	frame := schemas.CommandFrame{
 		Kind: kind, AppID: app, ID: uuid.Must(uuid.NewV7()).String(), Source: commandSource, Time: now, Accepted: now,
-		CorrelationID: correlationOf(c), TraceParent: traceParent(r.Header.Get("Traceparent")), Payload: payload,
+		CorrelationID: correlationOf(c), TraceParent: traceParent(c.Request().Header.Get("Traceparent")), Payload: payload,
 	}
 	s.Fault("accept")
 
-	ctx, cancel := context.WithTimeout(r.Context(), s.WaitLimit)
+	ctx, cancel := context.WithTimeout(ctx, s.WaitLimit)
 	defer cancel()
 	pending, err := s.Commands.Submit(schemas.PartitionOf(app, s.Partitions), frame)
 	if err != nil {
-		return nil, false, submitError(err)
+		return o, false, submitError(err)
 	}
 	receipt, err := pending.Wait(ctx)
-	if err != nil {
-		return nil, false, unavailable("The command log did not confirm; try again", err)
-	}
 	switch {
+	case err != nil:
+		return o, false, fmt.Errorf("%w: %w", unavailable("The command log did not confirm; try again", err), errMaybeStored)
 	case receipt.Dead:
-		return nil, false, schemas.Errorf(schemas.CodeInternal, "The request could not be applied: its command went to the dead letters")
+		return o, false, schemas.Errorf(schemas.CodeInternal, "The request could not be applied: its command went to the dead letters")
 	case receipt.Outcome == nil:
-		return nil, false, nil
+		return o, false, nil
 	}
-	var o schemas.CommandOutcome
 	if err := o.Decode(receipt.Outcome); err != nil {
-		return nil, false, fmt.Errorf("outcome of %s at %d.%d: %w", kind, receipt.Seq, receipt.Index, err)
+		return o, false, fmt.Errorf("outcome of %s at %d.%d: %w", kind, receipt.Seq, receipt.Index, err)
 	}
-	if o.Code != "" {
-		return nil, false, schemas.Errorf(o.Code, "%s", o.Detail)
-	}
-	return o.Body, true, nil
+	return o, true, nil
 }
 
 // accepted answers 202: what was asked for is durable and not applied yet. It names

@@ -121,6 +121,13 @@ func (s *Server) entitled(c echo.Context) error {
 	if err := p.err(); err != nil {
 		return err
 	}
+	by := callerOf(c)
+	if who.App, who.User, err = by.scope(s, who.App, who.User); err != nil {
+		return err
+	}
+	if who.Tenant != "" && !by.wholeApp() {
+		return errNotYours
+	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), readLimit)
 	defer cancel()
 	answer, err := s.Entitlements.Entitled(ctx, who, asOf)

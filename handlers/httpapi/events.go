@@ -23,15 +23,23 @@ const (
 // usageEvents serves GET /api/usage/events (contract §7): single events, newest
 // first by their place in the log.
 func (s *Server) usageEvents(c echo.Context) error {
-	q, err := s.eventQuery(c.Request().URL.RawQuery)
+	who := callerOf(c)
+	q, err := s.eventQuery(c.Request().URL.RawQuery, who)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(c.Request().Context(), readLimit)
 	defer cancel()
+	unknownRun, err := s.mayFilter(ctx, who, &q)
+	if err != nil {
+		return err
+	}
 	page, err := s.Reads.Events(ctx, q)
 	if err != nil {
 		return fmt.Errorf("list of events: %w", err)
+	}
+	if unknownRun && len(page.Events) == 0 && q.Before == (schemas.EventPlace{}) {
+		return errNoRun
 	}
 	out := newStream(c, "application/json")
 	out.buf = append(out.buf, `{"events":[`...)
@@ -55,8 +63,33 @@ func (s *Server) usageEvents(c echo.Context) error {
 	return out.end()
 }
 
+// mayFilter refuses a user's filter that names somebody else's chat or run. A run may be
+// named by events alone: one that is not known is the user's when the user has events of
+// it, and else as unknown as somebody else's.
+func (s *Server) mayFilter(ctx context.Context, who caller, q *schemas.EventQuery) (unknownRun bool, err error) {
+	if who.wholeApp() {
+		return false, nil
+	}
+	if q.ChatID != "" {
+		if _, err := s.chatOf(ctx, who, q.AppID, q.ChatID); err != nil {
+			return false, err
+		}
+	}
+	if q.RunID == "" {
+		return false, nil
+	}
+	r, err := s.Runs.Run(ctx, q.AppID, q.RunID)
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("run of a filter: %w", err)
+	case r != nil && !who.owns(r.UserID):
+		return false, errNoRun
+	}
+	return r == nil, nil
+}
+
 // eventQuery reads the parameters of GET /api/usage/events.
-func (s *Server) eventQuery(raw string) (schemas.EventQuery, error) {
+func (s *Server) eventQuery(raw string, who caller) (schemas.EventQuery, error) {
 	p, err := readQuery(raw, "app_id", "tenant_id", "user_id", "model", "workflow_id", "chat_id", "run_id", "from", "to", "limit", "cursor")
 	if err != nil {
 		return schemas.EventQuery{}, err
@@ -76,7 +109,13 @@ func (s *Server) eventQuery(raw string) (schemas.EventQuery, error) {
 	if p.err() == nil && q.From >= q.To {
 		p.fault("to", "to must be after from", "value_error")
 	}
-	if text, given := p.get("cursor"); given && p.err() == nil {
+	if err := p.err(); err != nil {
+		return q, err
+	}
+	if q.AppID, q.UserID, err = who.scope(s, q.AppID, q.UserID); err != nil { // a cursor is of what was asked for in the end
+		return q, err
+	}
+	if text, given := p.get("cursor"); given {
 		var ok bool
 		if q.Before, ok = placeOf(&q, text); !ok {
 			p.fault("cursor", "cursor must be the next_cursor of a page of this very query", "value_error")

@@ -161,6 +161,8 @@ type server struct {
 	commands *memoryCommands
 	reads    *memoryReads
 	health   *memoryHealth
+	plugins  *memoryPlugins
+	runs     *memoryRuns
 	logs     *syncBuffer
 	http     *httptest.Server
 }
@@ -174,11 +176,13 @@ func serve(t testing.TB, change ...func(*Options)) *server {
 func serveWith(t testing.TB, limits func(*http.Server), change ...func(*Options)) *server {
 	t.Helper()
 	s := &server{t: t, commands: &memoryCommands{}, reads: &memoryReads{}, health: &memoryHealth{ok: true}, logs: &syncBuffer{}}
+	s.plugins, s.runs = newMemoryPlugins(), &memoryRuns{}
 	o := Options{
 		AppID: "app_1", AppTier: "free", AppName: "App One", Port: func() int { return 8080 },
 		InternalKeys: []string{internalKey, "internal-key-2"}, ServiceKeys: []string{serviceKey, "service-key-2"},
 		WaitLimit: 5 * time.Second, Version: "test",
 		Commands: s.commands, Reads: s.reads, Health: s.health,
+		Plugins: s.plugins, Runs: s.runs,
 		Logger: slog.New(slog.NewJSONHandler(s.logs, nil)),
 		Now:    func() time.Time { return time.Unix(1_769_441_400, 5).UTC() },
 	}

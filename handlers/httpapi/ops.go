@@ -14,8 +14,8 @@ func (s *Server) health(c echo.Context) error {
 	b = appendAnyText(b, s.AppID)
 	b = append(b, `,"app_tier":`...)
 	b = appendAnyText(b, s.AppTier)
-	b = append(b, `,"plugins_loaded":0}`...)
-	return sendJSON(c, http.StatusOK, b)
+	b = strconv.AppendInt(append(b, `,"plugins_loaded":`...), int64(s.Plugins.Loaded()), 10)
+	return sendJSON(c, http.StatusOK, append(b, '}'))
 }
 
 // ready says whether grout can do its work (contract §2).

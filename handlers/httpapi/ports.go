@@ -56,6 +56,12 @@ type Reads interface {
 	BatchByRef(ctx context.Context, refs []schemas.CommandRef) (schemas.BatchStatus, bool, error)
 }
 
+// Users tells who a user token speaks for. Its errors are *schemas.Error, say nothing of
+// the token, and are the same whatever is wrong with it.
+type Users interface {
+	Identify(ctx context.Context, token string) (schemas.Identity, error)
+}
+
 // Subject is somebody of an app; empty: the app itself.
 type Subject struct{ App, User, Tenant string }
 

@@ -42,6 +42,15 @@ var statusOf = map[schemas.Code]int{
 	schemas.CodeFeatureGated:      http.StatusForbidden,
 	schemas.CodeLimitExceeded:     http.StatusTooManyRequests,
 	schemas.CodeRateLimited:       http.StatusTooManyRequests,
+	schemas.CodePluginLoadFailed:  http.StatusNotFound,
+	schemas.CodePluginBusy:        http.StatusServiceUnavailable,
+	schemas.CodePluginTimeout:     http.StatusInternalServerError,
+	schemas.CodePluginError:       http.StatusInternalServerError,
+	schemas.CodeWorkerLost:        http.StatusInternalServerError,
+	schemas.CodeKeyReused:         http.StatusUnprocessableEntity,
+	schemas.CodeRunStarted:        http.StatusConflict,
+	schemas.CodeRunFinished:       http.StatusConflict,
+	schemas.CodeRunCancelled:      http.StatusConflict,
 	schemas.CodeTimestampTooOld:   http.StatusUnprocessableEntity, // of a settlement, as the next two
 	schemas.CodeTimestampInFuture: http.StatusUnprocessableEntity,
 	schemas.CodeConflict:          http.StatusConflict,
@@ -102,7 +111,7 @@ func (s *Server) refuse(c echo.Context, err error) {
 	switch p.Code {
 	case schemas.CodeUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
-	case schemas.CodeUnavailable, schemas.CodeClockJump:
+	case schemas.CodeUnavailable, schemas.CodeClockJump, schemas.CodePluginBusy:
 		h.Set("Retry-After", retryAfterSeconds)
 	}
 	// A broken connection is all that can go wrong, and nobody is left to be told.

@@ -23,24 +23,33 @@ func (s *Server) routes() []route {
 		{"POST", "/api/usage/ingest", keysOrBasic, s.ingest},
 		{"POST", "/api/billing/usage-events", serviceOnly, s.usageReports},
 		{"GET", "/api/usage/batches/:batch_id", keys, s.batchStatus},
-		{"GET", "/api/usage", keys, s.usage},
-		{"GET", "/api/usage/events", keys, s.usageEvents},
+		{"GET", "/api/usage", keysOrUser, s.usage},
+		{"GET", "/api/usage/events", keysOrUser, s.usageEvents},
 		{"POST", "/api/usage/events/:event_id/void", keys, s.voidEvent},
 		{"POST", "/api/usage/events/:event_id/amend", keys, s.amendEvent},
-		{"GET", "/api/chats/:chat_id/usage", keys, s.chatUsage},
+		{"GET", "/api/chats/:chat_id/usage", keysOrUser, s.chatUsage},
 		{"POST", "/api/internal/entitlement/sync", internalOnly, s.syncEntitlement},
 		{"POST", "/api/internal/subscription/sync", internalOnly, s.syncSubscription},
 		{"POST", "/api/v1/entitlements/:app_id/sync", serviceOnly, s.syncApp},
-		{"GET", "/api/v1/entitlements/:app_id", keys, s.entitled},
+		{"GET", "/api/v1/entitlements/:app_id", keysOrUser, s.entitled},
 		{"GET", "/api/v1/entitlements/:app_id/versions", keys, s.versions},
 		{"GET", "/api/v1/entitlements", keys, s.syncedApps},
-		{"POST", "/api/entitlements/check", keys, s.check},
-		{"POST", "/api/entitlements/explain", keys, s.explain},
+		{"POST", "/api/entitlements/check", keysOrUser, s.check},
+		{"POST", "/api/entitlements/explain", keysOrUser, s.explain},
 		{"POST", "/api/budgets/reservations", keys, s.reserve},
 		{"GET", "/api/budgets/reservations", keys, s.holds},
 		{"POST", "/api/budgets/reservations/:reservation_id/settle", keys, s.settle},
 		{"POST", "/api/budgets/reservations/:reservation_id/extend", keys, s.extend},
 		{"DELETE", "/api/budgets/reservations/:reservation_id", keys, s.release},
+		{"GET", "/api/plugins", usersOnly, s.plugins},
+		{"GET", "/api/available-plugins", usersOnly, s.plugins},
+		{"POST", "/api/execute/:plugin_name", usersOnly, s.execute("plugin_name")},
+		{"POST", "/api/plugins/:name/execute", usersOnly, s.execute("name")},
+		{"POST", "/api/orchestration/events", keys, s.reportRuns},
+		{"GET", "/api/runs", keysOrUser, s.runList},
+		{"GET", "/api/runs/:run_id", keysOrUser, s.runOne},
+		{"GET", "/api/runs/:run_id/events", keysOrUser, s.runEvents},
+		{"POST", "/api/runs/:run_id/cancel", keysOrUser, s.cancelRun},
 		{"GET", "/health", anybody, s.health},
 		{"GET", "/ready", anybody, s.ready},
 		{"GET", "/info", anybody, s.info},
@@ -60,9 +69,11 @@ func (s *Server) guard(r route) echo.HandlerFunc {
 			c.Response().Header().Set("Connection", "close")
 			return unavailable("The server is shutting down", nil)
 		}
-		if err := s.admit(r.allow, c.Request().Header); err != nil {
+		who, err := s.admit(c.Request().Context(), r.allow, c.Request().Header)
+		if err != nil {
 			return err
 		}
+		c.Set(callerKey, who)
 		return r.serve(c)
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options are everything a Server needs. Commands, Reads, Entitlements and Health are required;
+// Options are everything a Server needs. Commands, Reads, Entitlements, Plugins, Runs and
+// Health are required;
 // the zero value of the others stands for the default in brackets.
 type Options struct {
 	AppID, AppTier, AppName string
@@ -21,6 +22,8 @@ type Options struct {
 	// Accepted keys (contract §3). An empty list closes its door; empty keys in
 	// a list are ignored.
 	InternalKeys, ServiceKeys []string
+
+	Users Users // who user tokens speak for [none are accepted]
 
 	Partitions   int           // [1]
 	MaxBodyBytes int64         // of one request body as sent [16 MiB]
@@ -33,6 +36,8 @@ type Options struct {
 	Reads        Reads
 	Entitlements Entitlements
 	Health       Health
+	Plugins      Plugins
+	Runs         Runs
 
 	Logger   *slog.Logger         // [nowhere]
 	Registry *prometheus.Registry // served by GET /metrics [a new one]
@@ -82,6 +87,7 @@ type Server struct {
 	unpackers         unpackers
 	parsing           chan struct{} // one token for each batch being parsed
 	patterns          map[string]bool
+	flights           flights
 	stopped           atomic.Bool
 }
 

@@ -27,6 +27,9 @@ func (s *Server) usage(c echo.Context) error {
 	if err != nil {
 		return err
 	}
+	if q.AppID, q.UserID, err = callerOf(c).scope(s, q.AppID, q.UserID); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), readLimit)
 	defer cancel()
 	report, err := s.Reads.Usage(ctx, q.UsageQuery)

@@ -30,6 +30,7 @@ var (
 	ServiceKey       = "integration-service-key-" + run
 	ConsumerPassword = "integration-consumer-password-" + run
 	AdminPassword    = "integration-admin-password-" + run
+	PluginPassword   = "integration-plugin-password-" + run
 )
 
 const (
@@ -65,13 +66,14 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	cmd := exec.Command(o.Binary, "serve")
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY", "MONETIZATION"}, name)
+		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY", "JWT_SECRET", "JWT_ALGORITHM", "MONETIZATION"}, name)
 	}),
 		"MOZAIKS_DATA_DIR="+o.Data, "MOZAIKS_HTTP_ADDR=127.0.0.1:0", "MOZAIKS_NATS_LISTEN=127.0.0.1:0", "MOZAIKS_LOG_FORMAT=json")
 	if !o.GenerateSecrets {
 		cmd.Env = append(cmd.Env,
 			"INTERNAL_API_KEY="+InternalKey, "MOZAIKS_ALLOWED_SERVICE_KEYS="+ServiceKey,
-			"MOZAIKS_NATS_CONSUMER_PASSWORD="+ConsumerPassword, "MOZAIKS_NATS_ADMIN_PASSWORD="+AdminPassword)
+			"MOZAIKS_NATS_CONSUMER_PASSWORD="+ConsumerPassword, "MOZAIKS_NATS_ADMIN_PASSWORD="+AdminPassword,
+			"MOZAIKS_NATS_PLUGIN_PASSWORD="+PluginPassword)
 	}
 	cmd.Env = append(cmd.Env, o.Env...)
 	cmd.Stdout = o.Stdout

@@ -33,8 +33,23 @@ func (n *node) announce(out io.Writer, addr net.Addr, took time.Duration) {
 			fmt.Fprintf(&b, "  %s is in %s\n", secrets[i].env, s.Path)
 		}
 	}
+	n.offerToken(&b)
 	n.suggest(&b, addr)
 	_, _ = io.WriteString(out, b.String())
+}
+
+// DevUser is whose token is signed when nobody is named.
+const DevUser = "dev"
+
+// offerToken shows a token that the generated secret signs. Nothing is shown that a
+// secret from outside would open.
+func (n *node) offerToken(b *strings.Builder) {
+	if n.cfg.JWTSecret.Path == "" {
+		return
+	}
+	if token, err := UserToken(&n.cfg, TokenUser{ID: DevUser}, TokenLife); err == nil {
+		fmt.Fprintf(b, "\n  A token of the user %s, for %s (others: grout token --user NAME):\n  %s\n", DevUser, TokenLife, token)
+	}
 }
 
 func (n *node) suggest(b *strings.Builder, addr net.Addr) {

@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,10 +16,8 @@ import (
 	"time"
 
 	"grout/handlers/httpapi"
+	"grout/handlers/plugins"
 )
-
-// How long a stop waits for requests that are being answered.
-const drainLimit = 20 * time.Second
 
 // Run serves until ctx ends, then stops in the direction of the flow: HTTP first,
 // then the node behind it.
@@ -30,6 +29,9 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 		return err
 	}
 	defer lock.Close()
+	if err := plugins.Undumpable(); err != nil {
+		return fmt.Errorf("keep the memory of this process from plugins: %w", err)
+	}
 	if err := LoadSecrets(&cfg); err != nil {
 		return err
 	}
@@ -42,11 +44,24 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 
 	failed := make(chan error, 1)
 	host := newSupervisor(cfg, logger, func(n *node) { n.announce(out, listener.Addr(), time.Since(started)) })
+	tokens, err := newUsers(&cfg, logger, host.registry)
+	if err != nil {
+		return err
+	}
+	pool, err := host.hostPlugins()
+	if err != nil {
+		return err
+	}
+	workers := startStage(failed)
+	workers.run(pool.Run)
 	nodes := startStage(failed)
 	nodes.run(host.Run)
-	api := httpapi.New(host.apiOptions(listener))
+	options := host.apiOptions(listener)
+	options.Users = tokens.port()
+	api := httpapi.New(options)
 	server := api.HTTPServer()
 	web := startStage(failed)
+	web.run(tokens.run)
 	web.run(func(context.Context) error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
@@ -60,14 +75,19 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 
 	logger.Info("stopping")
 	api.StopAccepting()
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(cfg.drain, cfg.DrainLimit))
 	defer cancel()
 	if err := server.Shutdown(drain); err != nil {
 		logger.Warn("requests were cut off; their senders will repeat them", "error", err)
 		_ = server.Close()
 	}
 	web.stop()
+	if err != nil { // nothing may reach the log any more
+		cancel()
+	}
+	host.executions.finish(drain)
 	nodes.stop()
+	workers.stop()
 	select {
 	case late := <-failed:
 		err = errors.Join(err, late)

@@ -21,6 +21,8 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 
+	"grout/handlers/identity"
+	"grout/handlers/plugins"
 	"grout/schemas"
 )
 
@@ -45,10 +47,20 @@ type Config struct {
 	LogFormat  string // text or json
 	LogLevel   string // debug, info, warn or error
 
+	AuthMode      string // AuthExternal or AuthLocal; empty: see UserTokens
+	JWKSURL       string
+	Issuer        string
+	Audience      string
+	JWTAlgorithms []string // of external tokens
+	JWTAlgorithm  string   // of local ones
+	Claims        identity.Claims
+
+	JWTSecret         Secret // of local tokens
 	InternalKeys      Secret
 	ServiceKeys       Secret
 	ConsumerPasswords Secret
 	AdminPasswords    Secret
+	PluginPasswords   Secret
 
 	Partitions      int
 	MaxBodyBytes    int64 // of a request as sent
@@ -70,8 +82,14 @@ type Config struct {
 	ControlPlaneKey   Secret // sent to the control plane
 	ConfigsPath       string // directory of the catalogue of plans
 	PluginsPath       string
+	PluginTimeout     time.Duration // of plugins that name none
+	PluginUser        string        // uid:gid that plugins run as; empty: grout's own
+	DrainLimit        time.Duration // what runs has so long at a stop
+	RunSilence        time.Duration // after it a reported run that says nothing is lost
 	Monetization      bool
 	Enforce           bool // entitlements; else decisions are reported and nothing is refused
+
+	File string // settings that were read; empty: none
 
 	origins  map[string]string
 	now      func() time.Time     // the wall clock; nil is time.Now
@@ -80,6 +98,9 @@ type Config struct {
 	tickLook time.Duration        // how often it is looked whether one is due; 0 is tickLook
 
 	sourceLook time.Duration // how often files of configuration are looked at; 0 is sourceLook
+
+	functions map[string]plugins.Func // plugins of kind go beside those that are built in
+	drain     time.Duration           // how long a stop waits; 0 is DrainLimit
 }
 
 // InProduction says whether ENV is production, in whatever case it is written.
@@ -140,11 +161,40 @@ var settings = []setting{
 	{"control_plane_url", "MOZAIKS_CONTROL_PLANE_URL", "", "address that is polled for that manifest by the source control_plane, with the key of MOZAIKS_CONTROL_PLANE_KEY", true, text(func(c *Config) *string { return &c.ControlPlaneURL }, httpURL)},
 	{"control_plane_poll", "MOZAIKS_CONTROL_PLANE_POLL", "1m", "how often it is polled", false, duration(func(c *Config) *time.Duration { return &c.ControlPlanePoll }, 100*time.Millisecond, 24*time.Hour)},
 	{"configs_path", "MOZAIKS_CONFIGS_PATH", "./config", "directory of the catalogue of plans, " + CatalogueFile + ", which need not be there", false, text(func(c *Config) *string { return &c.ConfigsPath }, anyText)},
-	{"plugins_path", "MOZAIKS_PLUGINS_PATH", "./plugins", "directory of the plugins, whose " + PluginLimitsFile + " are read", false, text(func(c *Config) *string { return &c.PluginsPath }, anyText)},
+	{"plugins_path", "MOZAIKS_PLUGINS_PATH", "./plugins", "directory of the plugins, a folder for each", false, text(func(c *Config) *string { return &c.PluginsPath }, anyText)},
+	{"plugin_timeout_seconds", "MOZAIKS_PLUGIN_TIMEOUT_SECONDS", "30", "how long a call of a plugin may take that says nothing else, in seconds", false, seconds(func(c *Config) *time.Duration { return &c.PluginTimeout }, time.Millisecond, 24*time.Hour)},
+	{"plugin_user", "MOZAIKS_PLUGIN_USER", "", "user that plugins run as, uid:gid in numbers, when grout may change it; empty is grout's own", true, text(func(c *Config) *string { return &c.PluginUser }, numericUser)},
+	{"drain_limit", "MOZAIKS_DRAIN_LIMIT", "20s", "how long a stop waits for requests and plugins that run; a plugin that is stopped then has lost its run", false, duration(func(c *Config) *time.Duration { return &c.DrainLimit }, time.Millisecond, time.Hour)},
+	{"run_silence", "MOZAIKS_RUN_SILENCE", "24h", "after how long without an event a run that others report has failed with RUN_LOST", false, duration(func(c *Config) *time.Duration { return &c.RunSilence }, time.Second, time.Duration(schemas.MaxRunSilence))},
 	{"monetization", "MONETIZATION", "false", "whether plans decide about plugins", false, toggle(func(c *Config) *bool { return &c.Monetization })},
 	{"enforce_entitlements", "MOZAIKS_ENFORCE_ENTITLEMENTS", "true", "false tells every decision and refuses nothing", false, toggle(func(c *Config) *bool { return &c.Enforce })},
+	{"auth_mode", "MOZAIKS_AUTH_MODE", "", "how user tokens are signed: external (or oidc, platform), local (or jwt); empty is external in production or with a JWKS address, else local", true, authMode()},
+	{"jwks_url", "MOZAIKS_JWKS_URL", "", "address of the public keys of external user tokens", true, text(func(c *Config) *string { return &c.JWKSURL }, keysURL)},
+	{"issuer", "MOZAIKS_ISSUER", "", "issuer that user tokens must name; required for external ones", true, text(func(c *Config) *string { return &c.Issuer }, anyText)},
+	{"audience", "MOZAIKS_AUDIENCE", "", "audience that user tokens must name; required for external ones", true, text(func(c *Config) *string { return &c.Audience }, anyText)},
+	{"jwt_algorithms", "MOZAIKS_JWT_ALGORITHMS", "RS256", "algorithms of external user tokens, comma-separated; never none or one of shared secrets", false, words(func(c *Config) *[]string { return &c.JWTAlgorithms }, oneOf(identity.PublicAlgorithms...))},
+	{"jwt_algorithm", "JWT_ALGORITHM", "HS256", "algorithm of local user tokens", false, text(func(c *Config) *string { return &c.JWTAlgorithm }, oneOf(identity.SharedAlgorithms...))},
+	{"user_id_claim", "MOZAIKS_USER_ID_CLAIM", "sub", "claim of a user token that is the user's id", false, text(func(c *Config) *string { return &c.Claims.UserID }, anyText)},
+	{"email_claim", "MOZAIKS_EMAIL_CLAIM", "email", "claim with the e-mail address", false, text(func(c *Config) *string { return &c.Claims.Email }, anyText)},
+	{"username_claim", "MOZAIKS_USERNAME_CLAIM", "", "claim with the user's name; empty makes it of the e-mail address, else of the id", true, text(func(c *Config) *string { return &c.Claims.Username }, anyText)},
+	{"roles_claim", "MOZAIKS_ROLES_CLAIM", "roles", "claim with the roles, a list or a text; a path such as realm_access.roles will do", false, text(func(c *Config) *string { return &c.Claims.Roles }, anyText)},
+	{"superadmin_claim", "MOZAIKS_SUPERADMIN_CLAIM", "", "claim that makes a superadmin when it is true; empty is none", true, text(func(c *Config) *string { return &c.Claims.Superadmin }, anyText)},
+	{"superadmin_role", "MOZAIKS_SUPERADMIN_ROLE", "", "role that makes a superadmin, in whatever case; empty is none", true, text(func(c *Config) *string { return &c.Claims.SuperadminRole }, anyText)},
 	{"command_age", "MOZAIKS_COMMAND_AGE", "72h", "age at which applied commands that are in two snapshots leave the command stream; sooner when it is half full", false, duration(func(c *Config) *time.Duration { return &c.CommandAge }, time.Second, 365*24*time.Hour)},
 }
+
+// fallbacks are further environment names of settings, which count when the first one is
+// not set (contract §3).
+var fallbacks = map[string][]string{
+	"jwks_url": {"MOZAIKS_PLATFORM_JWKS_URL"},
+	"issuer":   {"MOZAIKS_PLATFORM_ISSUER"},
+	"audience": {"MOZAIKS_PLATFORM_AUDIENCE"},
+
+	"plugin_timeout_seconds": {"PLUGIN_EXEC_TIMEOUT_S"},
+}
+
+// envNames are all environment names of a setting, the first one first.
+func (s *setting) envNames() []string { return append([]string{s.env}, fallbacks[s.key]...) }
 
 // Variables that are read without a row of their own.
 const (
@@ -152,6 +202,9 @@ const (
 	envPort       = "PORT"
 	flagConfig    = "config"
 )
+
+// EnvToken holds the user token that the command line asks a server with.
+const EnvToken = "MOZAIKS_TOKEN"
 
 // AddFlags declares --config and the flags of the named settings, or of all of
 // them when none is named. Secrets have no flags.
@@ -200,6 +253,9 @@ func Load(flags *pflag.FlagSet, environ []string) (c Config, warnings []string, 
 	layers := []layer{flagLayer(flags), envLayer(vars), file}
 
 	c = DefaultConfig()
+	if _, err := os.Stat(path); err == nil {
+		c.File = path
+	}
 	for i := range settings {
 		s := &settings[i]
 		for _, l := range layers {
@@ -218,7 +274,7 @@ func Load(flags *pflag.FlagSet, environ []string) (c Config, warnings []string, 
 	}
 	for _, s := range allSecrets() {
 		if t, ok := vars[s.env]; ok {
-			*s.field(&c) = parseSecret(t)
+			*s.field(&c) = s.parse(t)
 		}
 	}
 	return c, append(c.warnings(), unknownVariables(vars)...), nil
@@ -242,10 +298,11 @@ func (c *Config) applyPort(port string) error {
 }
 
 func (c *Config) warnings() []string {
+	list := c.userTokenWarnings()
 	if e := strings.ToLower(c.Env); e == "prod" || e == "live" {
-		return []string{fmt.Sprintf("%s: %q is taken as development; write %s to have it treated as production", c.origin("env"), c.Env, Production)}
+		list = append(list, fmt.Sprintf("%s: %q is taken as development; write %s to have it treated as production", c.origin("env"), c.Env, Production))
 	}
-	return nil
+	return list
 }
 
 // Validate judges what no setting can judge alone.
@@ -255,6 +312,9 @@ func (c *Config) Validate() error {
 	}
 	if c.InProduction() && (c.AppID == "" || c.origins["app_id"] == "default") {
 		return errors.New("ENV=production needs an app id; set MOZAIKS_APP_ID")
+	}
+	if err := c.validateUserTokens(); err != nil {
+		return err
 	}
 	if c.EntitlementSource == SourceControlPlane && c.ControlPlaneURL == "" {
 		return fmt.Errorf("%s: the source control_plane needs an address; set MOZAIKS_CONTROL_PLANE_URL", c.origin("entitlement_source"))
@@ -326,7 +386,7 @@ func (l layer) set(c *Config, s *setting) error {
 			return errors.New("is empty; give a value or leave it out")
 		}
 		return s.value.set(c, v)
-	case int, int64, uint64:
+	case int, int64, uint64, float64:
 		if !s.value.number {
 			return errors.New("is a number where text belongs; put it in quotes")
 		}
@@ -355,14 +415,19 @@ func flagLayer(flags *pflag.FlagSet) layer {
 }
 
 func envLayer(vars map[string]string) layer {
-	values := map[string]any{}
+	values, from := map[string]any{}, map[string]string{}
 	for i := range settings {
 		s := &settings[i]
-		if t, ok := vars[s.env]; ok && (t != "" || s.empty) {
-			values[s.key] = t
+		for _, name := range s.envNames() {
+			t, ok := vars[name]
+			if !ok || t == "" && (!s.empty || len(fallbacks[s.key]) > 0) {
+				continue
+			}
+			values[s.key], from[s.key] = t, name
+			break
 		}
 	}
-	return newLayer(values, func(s *setting) string { return origin("environment", s.env) })
+	return newLayer(values, func(s *setting) string { return origin("environment", from[s.key]) })
 }
 
 func fileLayer(path string, must bool) (layer, error) {
@@ -398,9 +463,9 @@ func fileLayer(path string, must bool) (layer, error) {
 
 // unknownVariables warns of MOZAIKS_ variables that nothing reads.
 func unknownVariables(vars map[string]string) (warnings []string) {
-	known := []string{envConfigFile}
+	known := []string{envConfigFile, EnvToken}
 	for i := range settings {
-		known = append(known, settings[i].env)
+		known = append(known, settings[i].envNames()...)
 	}
 	for _, s := range allSecrets() {
 		known = append(known, s.env)
@@ -497,15 +562,45 @@ func httpURL(t string) error {
 		return nil
 	}
 	u, err := url.Parse(t)
+	if err == nil && u.RawQuery != "" {
+		return errors.New("takes no query")
+	}
+	return keysURL(t)
+}
+
+// keysURL takes an address that may hold a query.
+func keysURL(t string) error {
+	if t == "" {
+		return nil
+	}
+	u, err := url.Parse(t)
 	switch {
 	case err != nil:
 		return errors.New("is not a URL")
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return fmt.Errorf("%q is not an address; write http://host:port or https://host", u.Redacted())
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return errors.New("takes no user, password, query or fragment")
+	case u.User != nil || u.Fragment != "":
+		return errors.New("takes no user, password or fragment")
 	}
 	return nil
+}
+
+// words is a list of texts, separated by commas, of which there is at least one.
+func words(field func(*Config) *[]string, check func(string) error) value {
+	return value{
+		set: func(c *Config, t string) error {
+			*field(c) = nil
+			for w := range strings.SplitSeq(t, ",") {
+				w = strings.TrimSpace(w)
+				if err := check(w); err != nil {
+					return err
+				}
+				*field(c) = append(*field(c), w)
+			}
+			return nil
+		},
+		show: func(c *Config) string { return strings.Join(*field(c), ",") },
+	}
 }
 
 func toggle(field func(*Config) *bool) value {
@@ -570,6 +665,22 @@ func duration(field func(*Config) *time.Duration, least, most time.Duration) val
 			return nil
 		},
 		show: func(c *Config) string { return field(c).String() },
+	}
+}
+
+// seconds reads a number of seconds, which may have a fraction.
+func seconds(field func(*Config) *time.Duration, least, most time.Duration) value {
+	return value{
+		number: true,
+		set: func(c *Config, t string) error {
+			n, err := strconv.ParseFloat(t, 64)
+			if err != nil || !(n >= least.Seconds() && n <= most.Seconds()) {
+				return fmt.Errorf("%q is not a number of seconds from %v to %v", t, least.Seconds(), most.Seconds())
+			}
+			*field(c) = time.Duration(n * float64(time.Second))
+			return nil
+		},
+		show: func(c *Config) string { return strconv.FormatFloat(field(c).Seconds(), 'f', -1, 64) },
 	}
 }
 

@@ -182,7 +182,10 @@ func TestAllowed(t *testing.T) {
 		{"MOZAIKS_HTTP_ADDR=localhost:80", "MOZAIKS_NATS_LISTEN=[::1]:4222"},
 		{"MOZAIKS_HTTP_ADDR=:80", "MOZAIKS_NATS_LISTEN=0.0.0.0:4222", "ENV=staging"},
 		{"MOZAIKS_NATS_LISTEN="},
-		{"ENV=production", "MOZAIKS_APP_ID=shop", "MOZAIKS_HTTP_ADDR=:80"},
+		{"ENV=production", "MOZAIKS_APP_ID=shop", "MOZAIKS_HTTP_ADDR=:80", "MOZAIKS_JWKS_URL=https://id.test/keys?p=1", "MOZAIKS_ISSUER=i", "MOZAIKS_AUDIENCE=a"},
+		{"ENV=production", "MOZAIKS_APP_ID=shop", "MOZAIKS_AUTH_MODE=jwt", "JWT_SECRET=0123456789abcdef0123456789abcdef"},
+		{"MOZAIKS_AUTH_MODE=local", "JWT_SECRET=short", "MOZAIKS_JWKS_URL=https://id.test/keys"},
+		{"MOZAIKS_AUTH_MODE=oidc", "MOZAIKS_PLATFORM_JWKS_URL=https://id.test/keys", "MOZAIKS_PLATFORM_ISSUER=i", "MOZAIKS_PLATFORM_AUDIENCE=a", "MOZAIKS_JWT_ALGORITHMS=ES256, EdDSA"},
 	} {
 		c, _, err := load(t, "", env, nil)
 		if err == nil {

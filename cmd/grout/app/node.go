@@ -29,6 +29,7 @@ type node struct {
 	conn       *nats.Conn
 	bus        *bus.Bus
 	replies    *bus.Replies
+	services   *bus.Services
 	admin      *bus.Admin
 	partitions []*partition // that work, by number
 
@@ -40,6 +41,8 @@ type node struct {
 	alarms  *alarms
 	checks  *streamChecks
 	sources *sources
+
+	executions *executions // outlives the node; nil: it runs no plugins
 }
 
 // partition owns the state of the apps that fall to it: a store, the loop that
@@ -71,7 +74,8 @@ func newNode(ctx context.Context, cfg Config, clock *wallClock, from *sources, l
 	n.server, err = bus.StartServer(bus.ServerOptions{
 		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
 		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
-		Logger: logger,
+		PluginPasswords: cfg.PluginPasswords.Values,
+		Logger:          logger,
 	})
 	if err != nil {
 		return nil, err
@@ -85,6 +89,7 @@ func newNode(ctx context.Context, cfg Config, clock *wallClock, from *sources, l
 	if n.replies, err = n.bus.NewReplies(n.name); err != nil {
 		return nil, err
 	}
+	n.services = bus.NewServices(n.conn)
 	for number := range cfg.Partitions {
 		p, err := n.newPartition(ctx, number, fault)
 		if n.quarantine(number, err) {
@@ -172,7 +177,7 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 	n.guarded.Store(true)
 	failed := make(chan error, 1)
 	relays, loops, keepers, publishers, watches := startStage(failed), startStage(failed), startStage(failed), startStage(failed), startStage(failed)
-	tickers := startStage(failed)
+	tickers, dispatchers := startStage(failed), startStage(failed)
 	for _, p := range n.partitions {
 		for _, r := range p.relays {
 			relays.run(r.Run)
@@ -190,6 +195,7 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		err = n.settleRules(ctx)
 	}
 	if err == nil {
+		n.begin()
 		err = n.settleSources(ctx)
 	}
 	if err == nil {
@@ -199,6 +205,9 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		}
 		for _, p := range n.partitions {
 			tickers.run(p.ticker.Run)
+			if n.executions != nil {
+				dispatchers.run(func(ctx context.Context) error { return n.executions.dispatch(ctx, p) })
+			}
 		}
 		ready()
 		select {
@@ -215,6 +224,7 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		}
 	}
 	watches.stop()
+	dispatchers.stop()
 	tickers.stop()
 	publishers.stop()
 	keepers.stop()
@@ -229,6 +239,16 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 	default:
 	}
 	return err
+}
+
+// begin notes what the logs said before this process took its first command.
+func (n *node) begin() {
+	if n.executions == nil {
+		return
+	}
+	for _, p := range n.partitions {
+		n.executions.bornAt(p)
+	}
 }
 
 // watch ends the node when a read has met damage: the next one looks at the whole

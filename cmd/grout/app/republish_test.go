@@ -32,11 +32,16 @@ var notRecorded = []string{schemas.EpochStart.Name, schemas.SegmentExpire.Name, 
 func TestRecordedCommandsForAnyPartitioning(t *testing.T) {
 	cfg := testConfig(t, 1)
 	cfg.FoldEvery, cfg.ticks = 200, 20*time.Millisecond
+	runs := newRunsHistory(t, &cfg)
 	n := serve(t, cfg)
 	postHistory(t, n.url, 12, 60, time.Now().UTC())
 	postCorrections(t, n.url)
 	postChats(t, n.url)
 	postEntitlements(t, n.url)
+	runs.post(t, n.url)
+	n.stop()
+	n = serve(t, cfg)
+	runs.rerun(t, n.url)
 	n.stop()
 	commands := recordedCommands(t, cfg)
 	kinds := map[string]int{}

@@ -35,8 +35,13 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 // MarshalText hides the secret from JSON.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// InternalKeyFile is the name under which a generated internal key is kept.
-const InternalKeyFile = "internal_api_key"
+// Names under which generated secrets are kept.
+const (
+	InternalKeyFile = "internal_api_key"
+	JWTSecretFile   = "jwt_secret"
+
+	PluginPasswordFile = "nats_plugin_password" // of NATS services that are plugins
+)
 
 const adminPasswordFile = "nats_admin_password"
 
@@ -46,18 +51,21 @@ type secretSetting struct {
 	env   string
 	file  string // name under which a generated one is kept; empty: none is made
 	field func(*Config) *Secret
+	one   bool // a single one, taken as it is written; the others are lists
 }
 
 var secrets = []secretSetting{
-	{"INTERNAL_API_KEY", InternalKeyFile, func(c *Config) *Secret { return &c.InternalKeys }},
-	{"MOZAIKS_ALLOWED_SERVICE_KEYS", "service_key", func(c *Config) *Secret { return &c.ServiceKeys }},
-	{"MOZAIKS_NATS_CONSUMER_PASSWORD", "nats_consumer_password", func(c *Config) *Secret { return &c.ConsumerPasswords }},
-	{"MOZAIKS_NATS_ADMIN_PASSWORD", adminPasswordFile, func(c *Config) *Secret { return &c.AdminPasswords }},
+	{"INTERNAL_API_KEY", InternalKeyFile, func(c *Config) *Secret { return &c.InternalKeys }, false},
+	{"MOZAIKS_ALLOWED_SERVICE_KEYS", "service_key", func(c *Config) *Secret { return &c.ServiceKeys }, false},
+	{envJWTSecret, JWTSecretFile, func(c *Config) *Secret { return &c.JWTSecret }, true},
+	{"MOZAIKS_NATS_CONSUMER_PASSWORD", "nats_consumer_password", func(c *Config) *Secret { return &c.ConsumerPasswords }, false},
+	{"MOZAIKS_NATS_ADMIN_PASSWORD", adminPasswordFile, func(c *Config) *Secret { return &c.AdminPasswords }, false},
+	{"MOZAIKS_NATS_PLUGIN_PASSWORD", PluginPasswordFile, func(c *Config) *Secret { return &c.PluginPasswords }, false},
 }
 
 // sentSecrets open the doors of others, so none is ever generated.
 var sentSecrets = []secretSetting{
-	{"MOZAIKS_CONTROL_PLANE_KEY", "", func(c *Config) *Secret { return &c.ControlPlaneKey }},
+	{"MOZAIKS_CONTROL_PLANE_KEY", "", func(c *Config) *Secret { return &c.ControlPlaneKey }, false},
 }
 
 func allSecrets() []secretSetting { return slices.Concat(secrets, sentSecrets) }
@@ -70,6 +78,8 @@ func (s *secretSetting) key() string {
 func (s *secretSetting) show(c *Config) Shown {
 	row := Shown{Name: s.key(), Env: s.env, Origin: origin("environment", s.env)}
 	switch v := s.field(c); {
+	case !s.used(c) && len(v.Values) == 0:
+		row.Value, row.Origin = "(not used)", "default"
 	case v.Path != "":
 		row.Value, row.Origin = "(hidden)", v.Path
 	case v.Closed && s.file != "":
@@ -84,6 +94,18 @@ func (s *secretSetting) show(c *Config) Shown {
 		row.Value, row.Origin = "(generated)", SecretPath(c.DataDir, s.file)
 	}
 	return row
+}
+
+// used tells whether anything is opened with the secret.
+func (s *secretSetting) used(c *Config) bool {
+	return s.env != envJWTSecret || c.UserTokens() == AuthLocal
+}
+
+func (s *secretSetting) parse(t string) Secret {
+	if s.one && t != "" {
+		return Secret{Values: []string{t}}
+	}
+	return parseSecret(t)
 }
 
 // parseSecret reads a comma-separated list; one without any entry closes the door.
@@ -108,7 +130,7 @@ func LoadSecrets(c *Config) error {
 		s := secrets[i].field(c)
 		switch {
 		case s.Closed || len(s.Values) > 0:
-		case c.InProduction():
+		case c.InProduction() || !secrets[i].used(c):
 			s.Closed = true
 		default:
 			path := SecretPath(c.DataDir, secrets[i].file)

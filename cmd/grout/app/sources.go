@@ -93,6 +93,9 @@ func (s *sources) look(known []string) (list []wanted, faults map[string]error) 
 		}
 	}
 	switches := schemas.Switches{Monetization: s.cfg.Monetization, Enforce: s.cfg.Enforce}
+	if s.cfg.RunSilence != time.Duration(schemas.RunSilence) {
+		switches.RunSilence = int64(s.cfg.RunSilence / time.Second)
+	}
 	list = append(list, wanted{schemas.ConfigSwitches, mustJSON(switches), switches == schemas.Switches{Enforce: true}})
 	w, err := s.catalogue()
 	keep(sourceCatalogue, w, err)

@@ -42,6 +42,8 @@ type supervisor struct {
 	heals    atomic.Int64
 	alarms   alarms
 	checks   streamChecks
+
+	executions *executions // nil: this node runs no plugins
 }
 
 func newSupervisor(cfg Config, logger *slog.Logger, announce func(*node)) *supervisor {
@@ -97,7 +99,7 @@ func (s *supervisor) serve(ctx context.Context, ready func(*node)) (err error) {
 	if u, err := url.Parse(n.server.ClientURL()); err == nil && u.Host != "" {
 		s.cfg.NATSListen = u.Host // a port that was chosen stays the same for those who use it
 	}
-	n.alarms, n.checks = &s.alarms, &s.checks
+	n.alarms, n.checks, n.executions = &s.alarms, &s.checks, s.executions
 	s.current.Store(n)
 	defer s.current.Store(nil)
 	return n.run(ctx, func() { ready(n) }, func() { s.current.Store(nil) })
@@ -114,6 +116,7 @@ func (s *supervisor) apiOptions(listener net.Listener) httpapi.Options {
 		InternalKeys: s.cfg.InternalKeys.Values, ServiceKeys: s.cfg.ServiceKeys.Values,
 		Partitions: s.cfg.Partitions, MaxBodyBytes: s.cfg.MaxBodyBytes, MaxUnpackedBytes: s.cfg.UnpackedBytes, WaitLimit: s.cfg.WaitLimit, Version: Version(),
 		Commands: (*commands)(s), Reads: (*reads)(s), Entitlements: (*entitled)(s), Health: (*health)(s),
+		Plugins: (*pluginPort)(s.executions), Runs: (*runPort)(s),
 		Logger: s.logger, Registry: s.registry, Now: s.cfg.clock(), Fault: faultHook(),
 	}
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -151,27 +152,35 @@ func ownCommand(kind, source string, now int64, payload []byte) schemas.CommandF
 // writeCommand brings a command of grout's own into the log and waits until it is
 // applied. A refusal is an error that says why.
 func writeCommand(ctx context.Context, p *bus.Publisher, f schemas.CommandFrame) error {
+	o, err := commandOutcome(ctx, p, f)
+	if err == nil && o.Code != "" {
+		return schemas.Errorf(o.Code, "%s", o.Detail)
+	}
+	return err
+}
+
+// errDead says that a command could not be applied; writing it again would not help.
+var errDead = errors.New("it went to the dead letters")
+
+// commandOutcome is writeCommand for whoever looks at refusals.
+func commandOutcome(ctx context.Context, p *bus.Publisher, f schemas.CommandFrame) (o schemas.CommandOutcome, err error) {
 	pending, err := p.Submit(f)
 	if err != nil {
-		return fmt.Errorf("write %s: %w", f.Kind, err)
+		return o, fmt.Errorf("write %s: %w", f.Kind, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, tickWait)
 	defer cancel()
 	receipt, err := pending.Wait(ctx)
 	switch {
 	case err != nil:
-		return fmt.Errorf("write %s: %w", f.Kind, err)
+		return o, fmt.Errorf("write %s: %w", f.Kind, err)
 	case receipt.Dead:
-		return fmt.Errorf("write %s: it went to the dead letters", f.Kind)
+		return o, fmt.Errorf("write %s: %w", f.Kind, errDead)
 	case receipt.Outcome == nil:
-		return fmt.Errorf("write %s: it is in the log and was not applied in time", f.Kind)
+		return o, fmt.Errorf("write %s: it is in the log and was not applied in time", f.Kind)
 	}
-	var o schemas.CommandOutcome
 	if err := o.Decode(receipt.Outcome); err != nil {
-		return fmt.Errorf("outcome of %s: %w", f.Kind, err)
+		return o, fmt.Errorf("outcome of %s: %w", f.Kind, err)
 	}
-	if o.Code != "" {
-		return schemas.Errorf(o.Code, "%s", o.Detail)
-	}
-	return nil
+	return o, nil
 }

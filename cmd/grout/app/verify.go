@@ -44,9 +44,12 @@ type Verification struct {
 	store.Comparison
 	// Budgets are counters that are not what the usage and the open holds in the same
 	// store come to.
-	Budgets       []store.BudgetDifference `json:"budgets,omitempty"`
-	Damage        *store.Checkup           `json:"damage,omitempty"`
-	ReplicaSHA256 string                   `json:"replica_sha256,omitempty"`
+	Budgets []store.BudgetDifference `json:"budgets,omitempty"`
+	// Reserved are consumables of which another amount is set aside than the executions
+	// that have not ended come to.
+	Reserved      []store.ReservedDifference `json:"reserved,omitempty"`
+	Damage        *store.Checkup             `json:"damage,omitempty"`
+	ReplicaSHA256 string                     `json:"replica_sha256,omitempty"`
 }
 
 // VerifyOptions say how to verify.
@@ -137,7 +140,7 @@ func (v *Verification) judge(err error) {
 		v.Verdict, v.Reason = VerdictUnverified, fmt.Sprintf("there is no store: %v", err)
 	case err != nil:
 		v.Verdict, v.Reason = VerdictUnverified, err.Error()
-	case v.Differing > 0 || len(v.Budgets) > 0:
+	case v.Differing > 0 || len(v.Budgets) > 0 || len(v.Reserved) > 0:
 		v.Verdict = VerdictDiffers
 	default:
 		v.Verdict = VerdictEqual
@@ -172,6 +175,9 @@ func (r *verifier) replayBeside(ctx context.Context, v *Verification, own *store
 	}
 	if v.Budgets, err = own.RecountBudgets(ctx); err != nil {
 		return fmt.Errorf("recount the budgets: %w", err)
+	}
+	if v.Reserved, err = own.RecountReserved(ctx); err != nil {
+		return fmt.Errorf("recount what executions have set aside: %w", err)
 	}
 	if d := v.Diverges; d != nil && d.StoredAt.IsZero() && d.Epoch == v.Epoch {
 		if d.StoredAt, err = r.bus.CommandStored(ctx, d.Sequence); err != nil {

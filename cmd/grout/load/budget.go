@@ -16,17 +16,18 @@ import (
 // Kind is what operations are.
 type Kind int
 
-// The kinds. Those behind Ingest need what SetBudgets makes.
+// The kinds. Those from Check to Race need what SetBudgets makes.
 const (
 	Ingest  Kind = iota // one request with events
 	Check               // one check of budgets, which is a read
 	Count               // the same, counted against a rate limit, which is a command
 	Reserve             // a reservation, and its settlement
 	Race                // a reservation of the last tokens of one app
+	Execute             // a call of a plugin that gives back what it is sent
 )
 
 func (k Kind) String() string {
-	return [...]string{"ingest", "check", "counted check", "reserve+settle", "race"}[k]
+	return [...]string{"ingest", "check", "counted check", "reserve+settle", "race", "execute"}[k]
 }
 
 // BudgetUsers have a budget in each app, beside that of the app and of each model.

@@ -67,6 +67,9 @@ type Plan struct {
 	// and every event must be accepted.
 	Answer  int
 	Process int // whose processor time is told in the result; 0: nobody's
+
+	Plugin string // that Execute calls
+	Token  string // of the user for whom it does
 }
 
 // Result is what was measured.
@@ -98,9 +101,12 @@ func Run(ctx context.Context, t *Target, p Plan) (Result, error) {
 	for i := range workers {
 		seed := uint64(now.UnixNano()) + uint64(i)
 		workers[i] = &worker{run: r, errors: map[string]int64{}}
-		if p.Kind == Ingest {
+		switch p.Kind {
+		case Ingest:
 			workers[i].body = newBody(t, &p, minutes, seed)
-		} else {
+		case Execute:
+			workers[i].body = newExecuteBody(t, &p)
+		default:
 			workers[i].body = newBudgetBody(t, &p, seed)
 		}
 	}

@@ -110,3 +110,30 @@ func TestFactsOfThisProgramPass(t *testing.T) {
 	}
 	expect(t, "no JSON", v.checkFact([]byte(`{`)), "EOF")
 }
+
+// Facts about runs are held against the document, under whatever name a plugin publishes.
+func TestFactsAboutRunsPass(t *testing.T) {
+	run := schemas.Run{
+		ID: "r", AppID: "a", UserID: "u", ChatID: "c", Plugin: "notes", Status: schemas.RunFailed, Attempt: 1, Error: "none", Code: "PLUGIN_ERROR",
+		Execution: &schemas.Execution{Action: "create", Consumes: map[string]int64{"items": 1}},
+	}
+	render := func(kind string, data func([]byte) []byte) string {
+		cause := schemas.Cause{ID: "c", Source: "//mozaiks.ai/grout/http"}
+		head := schemas.FactHead{Kind: kind, AppID: "a", ID: schemas.FactID(cause, 1), Subject: schemas.RunSubject("r"), Time: 1, Sequence: 1, Cause: cause}
+		return string(schemas.AppendFact(nil, &head, data))
+	}
+	for step := schemas.StepRunStarted; step <= schemas.StepToolCompleted; step++ {
+		e := schemas.RunEvent{Step: step, Status: step.Statuses()[0], RunID: "r", EventID: "e", AppID: "a", Sequence: 1, Attempt: 1}
+		v.CheckFact(t, []byte(render(step.Kind(), schemas.RunFact(&e).AppendJSON)))
+		e.Agent, e.Tool, e.Message, e.Metadata, e.HasCost, e.HasTokens = "w", "s", "m", []byte(`{"k":[1]}`), true, true
+		v.CheckFact(t, []byte(render(step.Kind(), schemas.RunFact(&e).AppendJSON)))
+	}
+	executed := render(schemas.PluginExecuted.Name, schemas.ExecutedFact(&run).AppendJSON)
+	v.CheckFact(t, []byte(executed))
+	v.CheckFact(t, []byte(render(schemas.PluginFailed.Name, schemas.ExecutionErrorFact(&run).AppendJSON)))
+	published := schemas.PublishedFact(&run, &schemas.PluginPublication{Name: "report.ready", Data: []byte(`[1,null]`)}).AppendJSON
+	v.CheckFact(t, []byte(render(schemas.PublishedKind("report.ready"), published)))
+	expect(t, "grout's own name", v.checkFact([]byte(render(schemas.PluginExecuted.Name, published))), "duration_ms")
+	expect(t, "no name of a fact", v.checkFact([]byte(render("plugin.Report", published))), "not documented")
+	expect(t, "unknown field", v.checkFact([]byte(strings.Replace(executed, `"attempt":1`, `"attempt":1,"more":1`, 1))), "more")
+}

@@ -1,0 +1,191 @@
+package plugins
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxProcesses is how many processes a worker may have at a time.
+	maxProcesses = 128
+	// heavyAfter is the processor time of a call after which its worker yields to everything.
+	heavyAfter = 100 * time.Millisecond
+
+	sampleNow   = 2 * time.Millisecond
+	sampleSoon  = 10 * time.Millisecond
+	sampleLater = 40 * time.Millisecond
+	sampleIdle  = 500 * time.Millisecond
+	exactEvery  = 100 * time.Millisecond
+	countMoment = 5 * time.Millisecond
+	countWithin = 250 * time.Millisecond
+)
+
+// sampler looks at what the tree of a worker uses.
+type sampler struct {
+	tree   *tree
+	memory int64
+
+	base     time.Duration // processor time before the call, from the first look at it on
+	based    bool
+	cpu      time.Duration // that the call may take; 0: any
+	before   time.Duration // processor time at the last look
+	heavy    bool
+	yielding map[procID]bool
+	settled  int64      // memory at the last look
+	many     int        // processes at the last look
+	counting chan int64 // an exact count that goes on
+	counted  time.Time
+}
+
+// begin starts to count for a call. What it uses until the first look is not worth one.
+func (s *sampler) begin(cpu time.Duration) { s.based, s.cpu = false, cpu }
+
+// look measures once. The text tells which limit is broken; next is when to look again.
+func (s *sampler) look(calling bool) (broken string, next time.Duration) {
+	list := s.tree.walk(maxProcesses)
+	if len(list) > maxProcesses {
+		return fmt.Sprintf("it had more than %d processes", maxProcesses), 0
+	}
+	spent := s.tree.spent(list)
+	rest := spent - s.before
+	s.before = spent
+	if !calling && rest > sampleIdle/2 {
+		s.yield(list) // until the end of the next call
+	}
+	if calling {
+		if !s.based {
+			s.based, s.base = true, spent
+		}
+		spent -= s.base
+		if s.cpu > 0 && spent > s.cpu {
+			return "it used more than " + seconds(s.cpu) + " seconds of processor time", 0
+		}
+		if spent > heavyAfter {
+			s.yield(list)
+		}
+	}
+	used := int64(0)
+	for i := range list {
+		used += list[i].resident
+	}
+	if used > s.memory && s.exceeded(list) {
+		return "it used more than " + byteSize(s.memory) + " of memory", 0
+	}
+	grown := used - s.settled
+	s.settled = used
+	many := len(list) - s.many
+	s.many = len(list)
+	switch {
+	case many > 4:
+		return "", sampleNow
+	case s.counting != nil, used > s.memory/2 && calling, grown > s.memory/16:
+		return "", sampleSoon
+	case calling:
+		return "", sampleLater
+	}
+	return "", sampleIdle
+}
+
+// exceeded counts memory that processes share once. That takes longer, and may have to wait
+// for the processes themselves; then what they have together decides.
+func (s *sampler) exceeded(list []proc) bool {
+	if s.counting == nil {
+		if time.Since(s.counted) < exactEvery {
+			return false
+		}
+		s.counting, s.counted = make(chan int64, 1), time.Now()
+		go func(done chan<- int64) { done <- shares(list) }(s.counting)
+	}
+	moment := time.NewTimer(countMoment)
+	defer moment.Stop()
+	select {
+	case used := <-s.counting:
+		s.counting = nil
+		return used > s.memory
+	case <-moment.C:
+		return time.Since(s.counted) > countWithin
+	}
+}
+
+// shares is the memory of processes, what they share counted once.
+func shares(list []proc) (used int64) {
+	for i := range list {
+		if share, ok := proportional(list[i].pid); ok {
+			used += share
+		} else {
+			used += list[i].resident
+		}
+	}
+	return used
+}
+
+// proportional reads how much of the memory of a process is its own or its share.
+func proportional(pid int) (int64, bool) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/smaps_rollup")
+	if err != nil {
+		return 0, false
+	}
+	_, rest, ok := bytes.Cut(text, []byte("\nPss:"))
+	if !ok {
+		return 0, false
+	}
+	number, _, _ := strings.Cut(strings.TrimSpace(string(rest[:min(len(rest), 64)])), " ")
+	kib, err := strconv.ParseInt(number, 10, 64)
+	return kib << 10, err == nil
+}
+
+// yield gives every thread of the tree the lowest priority.
+func (s *sampler) yield(list []proc) {
+	if !s.heavy {
+		s.heavy, s.yielding = true, map[procID]bool{}
+	}
+	for i := range list {
+		if p := &list[i]; !s.yielding[p.id()] {
+			s.yielding[p.id()] = true
+			setPriority(p, niceHeavy)
+		}
+	}
+}
+
+// relax takes back what yield has done, where this user may.
+func (s *sampler) relax() {
+	if !s.heavy {
+		return
+	}
+	s.heavy, s.yielding = false, nil
+	for _, p := range s.tree.walk(maxProcesses) {
+		setPriority(&p, niceWorker)
+	}
+}
+
+// setPriority sets the priority of all threads of a process, and of its session where the
+// kernel shares the processor out among sessions first.
+func setPriority(p *proc, nice int) {
+	dir := "/proc/" + strconv.Itoa(p.pid)
+	if d, err := os.Open(dir + "/task"); err == nil {
+		names, _ := d.Readdirnames(-1)
+		d.Close()
+		for _, name := range names {
+			if tid, err := strconv.Atoi(name); err == nil {
+				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
+			}
+		}
+	}
+	_ = os.WriteFile(dir+"/autogroup", strconv.AppendInt(nil, int64(nice), 10), 0)
+}
+
+func byteSize(n int64) string {
+	switch {
+	case n >= 1<<30 && n%(1<<30) == 0:
+		return strconv.FormatInt(n>>30, 10) + " GiB"
+	case n >= 1<<20 && n%(1<<20) == 0:
+		return strconv.FormatInt(n>>20, 10) + " MiB"
+	}
+	return strconv.FormatInt(n, 10) + " bytes"
+}

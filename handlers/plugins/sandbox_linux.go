@@ -1,0 +1,156 @@
+package plugins
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	stdruntime "runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Priorities. What burns processor time yields to everything else; a supervisor that ends
+// it, as root, to nobody.
+const (
+	niceEnding = -5
+	niceWorker = 5
+	niceHeavy  = 19
+)
+
+// Limits of every process of a worker that the kernel keeps by itself.
+const (
+	maxOpenFiles = 4096
+	maxFileBytes = 1 << 30
+	// dataRoom is what a process may map beyond its memory limit: runtimes map more than
+	// they use, and what is used is bounded by the supervisor.
+	dataRoom = 512 << 20
+)
+
+// startConfined starts a command that is confined together with everything it will
+// start. The thread that is confined for it ends before it returns: a thread of the
+// supervisor inside the confinement could be sent signals from there.
+func startConfined(spec *workerSpec, argv0 string, files []uintptr) (pid int, err error) {
+	if err := limitSelf(); err != nil {
+		return 0, err
+	}
+	type started struct {
+		pid int
+		err error
+	}
+	done := make(chan started, 1)
+	var confine func()
+	confine = func() {
+		stdruntime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() { // the main thread never ends, so it stays as it is
+			ready := make(chan struct{})
+			go func() { confine(); close(ready) }()
+			<-ready
+			stdruntime.UnlockOSThread()
+			return
+		}
+		if err := confineThread(spec); err != nil {
+			done <- started{err: err}
+			return
+		}
+		pid, err := syscall.ForkExec(argv0, spec.Command, &syscall.ProcAttr{
+			Dir: spec.Dir, Env: spec.Env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
+		})
+		if err != nil {
+			err = fmt.Errorf("start %s: %w", spec.Command[0], err)
+		}
+		done <- started{pid, err}
+	}
+	go confine()
+	s := <-done
+	if s.err != nil {
+		return 0, s.err
+	}
+	limitChild(s.pid, spec)
+	return s.pid, nil
+}
+
+// limitSelf sets limits of the supervisor that its children inherit and itself never meets.
+func limitSelf() error {
+	for resource, limit := range map[int]uint64{
+		unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: maxFileBytes, unix.RLIMIT_NOFILE: maxOpenFiles,
+		unix.RLIMIT_MSGQUEUE: 0, unix.RLIMIT_MEMLOCK: 64 << 10,
+	} {
+		var now unix.Rlimit
+		if err := unix.Getrlimit(resource, &now); err != nil {
+			return fmt.Errorf("read limit %d: %w", resource, err)
+		}
+		limit = min(limit, now.Max)
+		if err := unix.Setrlimit(resource, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+			return fmt.Errorf("set limit %d: %w", resource, err)
+		}
+	}
+	return nil
+}
+
+// limitChild sets what only the child can bear, before it is asked anything. When memory
+// is short the kernel takes workers first.
+func limitChild(pid int, spec *workerSpec) {
+	data := uint64(spec.Memory + dataRoom)
+	_ = unix.Prlimit(pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: data, Max: data}, nil)
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0)
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), fmt.Append(nil, niceWorker), 0)
+}
+
+// confineThread confines the calling thread for good. Every step uses system calls that
+// change this thread alone.
+func confineThread(spec *workerSpec) error {
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceWorker)
+	// Memory that processes share by System V or POSIX names goes with its namespace.
+	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("leave the namespace of shared memory: %w", err)
+	}
+	rules, err := newRules(spec)
+	if err != nil {
+		return err
+	}
+	defer rules.close()
+	if err := dropPrivileges(spec.User); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid new privileges: %w", err)
+	}
+	return rules.restrict()
+}
+
+// dropPrivileges gives up all capabilities, and takes the user of workers when one is set.
+func dropPrivileges(user *Credential) error {
+	for c := range uintptr(64) {
+		if err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0); err != nil {
+			break // an unknown one is behind the last; without privileges there is nothing to drop
+		}
+	}
+	if user != nil {
+		for _, call := range [...][4]uintptr{
+			{unix.SYS_SETGROUPS, 0, 0, 0},
+			{unix.SYS_SETRESGID, uintptr(user.GID), uintptr(user.GID), uintptr(user.GID)},
+			{unix.SYS_SETRESUID, uintptr(user.UID), uintptr(user.UID), uintptr(user.UID)},
+		} {
+			if _, _, errno := syscall.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+				return fmt.Errorf("become user %d, group %d: %w", user.UID, user.GID, errno)
+			}
+		}
+	}
+	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("give up capabilities: %w", err)
+	}
+	return nil
+}
+
+// Undumpable keeps the memory and the environment of this process from other processes
+// of the same user.
+func Undumpable() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("forbid to look into this process: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,149 @@
+package plugins
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// heard takes a line of the plugin. One that is not a publication ends the call.
+func (s *supervisor) heard(l pluginLine) (workerEnd, bool) {
+	switch {
+	case errors.Is(l.err, errLineTooLong):
+		return workerEnd{Text: fmt.Sprintf("it wrote an answer of more than %d bytes", s.spec.MaxLine-lineRoom)}, true
+	case l.err != nil:
+		return s.closed()
+	}
+	if isPublication(l.text) {
+		return s.published(l.text)
+	}
+	if !s.calling {
+		return workerEnd{Text: "it answered when nothing was asked"}, true
+	}
+	s.calling = false
+	s.large = s.large || len(l.text) > largeLine
+	if s.tell(frameAnswer, l.text) != nil {
+		return workerEnd{Text: "grout has gone"}, true
+	}
+	s.rest()
+	if s.tell(frameIdle) != nil {
+		return workerEnd{Text: "grout has gone"}, true
+	}
+	return workerEnd{}, false
+}
+
+// published hands on what the plugin publishes while a call runs.
+func (s *supervisor) published(line []byte) (workerEnd, bool) {
+	if s.calling && s.began {
+		if s.told++; s.told > maxPublished {
+			return workerEnd{Text: fmt.Sprintf("it published more than %d times", maxPublished)}, true
+		}
+		return workerEnd{Text: "grout has gone"}, s.tell(framePlugin, line) != nil
+	}
+	s.note("it published something while no call ran, which is dropped")
+	if !bytes.Contains(line, []byte(`"ack":true`)) {
+		return workerEnd{}, false
+	}
+	return s.pass([]byte(`{"published":false,"error":"no call runs"}` + "\n"))
+}
+
+// pass gives the plugin a line.
+func (s *supervisor) pass(line []byte) (workerEnd, bool) {
+	select {
+	case s.feed <- line:
+		return workerEnd{}, false
+	default:
+		return workerEnd{Text: "it does not read what it is told"}, true
+	}
+}
+
+// closed waits a moment for the end of the worker, which tells more than that it has
+// closed its answers.
+func (s *supervisor) closed() (workerEnd, bool) {
+	moment := time.NewTimer(lastMoment)
+	defer moment.Stop()
+	select {
+	case status := <-s.tree.died:
+		return workerEnd{Text: s.death(status)}, true
+	case <-moment.C:
+		return workerEnd{Text: "it closed its answers"}, true
+	}
+}
+
+// after takes what the worker had written before it ended.
+func (s *supervisor) after(status unix.WaitStatus) workerEnd {
+	moment := time.NewTimer(lastMoment)
+	defer moment.Stop()
+	for {
+		select {
+		case l := <-s.lines:
+			if l.err != nil {
+				return workerEnd{Text: s.death(status)}
+			}
+			if end, ended := s.heard(l); ended {
+				return end
+			}
+			s.again <- struct{}{}
+		case <-moment.C:
+			return workerEnd{Text: s.death(status)}
+		}
+	}
+}
+
+func (s *supervisor) death(status unix.WaitStatus) string {
+	text := fmt.Sprintf("its process ended with exit status %d", status.ExitStatus())
+	if status.Signaled() {
+		text = fmt.Sprintf("its process was ended by signal %d (%s)", int(status.Signal()), status.Signal())
+	}
+	if s.calling {
+		text += " before it had answered"
+	}
+	return text
+}
+
+// rest ends what the call has left running. What was there when the worker said that it is
+// ready stays.
+func (s *supervisor) rest() {
+	if !s.began {
+		s.began, s.keep = true, map[procID]bool{}
+		for _, p := range s.tree.walk(maxProcesses) {
+			s.keep[p.id()] = true
+		}
+		return
+	}
+	s.sampler.relax()
+	if len(s.keep) == 1 && s.tree.alone() {
+		s.forget()
+		return
+	}
+	ended := map[procID]bool{}
+	limit := time.Now().Add(restWithin)
+	for time.Now().Before(limit) {
+		if s.tree.kill(func(p *proc) bool {
+			if p.pid == s.tree.leader || s.keep[p.id()] {
+				return true
+			}
+			ended[p.id()] = true
+			return false
+		}) == 0 {
+			break
+		}
+		pause := time.NewTimer(200 * time.Microsecond)
+		<-pause.C
+	}
+	if len(ended) > 0 {
+		s.note("ended %d processes that a call had left running", len(ended))
+	}
+	s.forget()
+}
+
+// forget gives back the memory of a long line.
+func (s *supervisor) forget() {
+	if s.large {
+		debug.FreeOSMemory()
+	}
+}
