@@ -73,7 +73,7 @@ func (b *books) executedBefore(p *schemas.PluginExecution) (*store.Run, *schemas
 		return nil, nil, nil
 	}
 	r, err = b.tx.RunOfKey(b.command.AppID, p.UserID, p.Plugin, p.Key)
-	if err != nil || r == nil || b.command.Now-r.Execution.AcceptedAt >= schemas.ResultKept {
+	if err != nil || r == nil || r.WasBusy() || b.command.Now-r.Execution.AcceptedAt >= schemas.ResultKept {
 		return nil, nil, err
 	}
 	if r.Execution.BodyDigest != p.BodyDigest {
@@ -101,6 +101,7 @@ func (b *books) begin(p *schemas.PluginExecution, v *entitlements.View, check *s
 		Action: p.Action, Consumes: d.WouldConsume, Username: p.Username, Roles: p.Roles, Superadmin: p.Superadmin,
 		Key: p.Key, BodyDigest: p.BodyDigest, Rerun: p.Rerun, Keep: p.Keep || p.Key != "",
 		Timeout: p.Timeout, QueueTimeout: p.QueueTimeout, AcceptedAt: now,
+		CorrelationID: b.command.CorrelationID, TraceParent: b.command.TraceParent,
 	}
 	next.DueAt = dueOf(&next, 0)
 	if err := b.consume(v, check, leases{next.DueAt, func(int64) string { return runLease(p.RunID) }}); err != nil {

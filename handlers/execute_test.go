@@ -123,6 +123,9 @@ func TestIdempotencyKeys(t *testing.T) {
 	want(t, "kept", w.runLine("r1"), `completed attempt 1 sequence 2 {"n":1}`)
 	w.finish(&schemas.ExecutionEnd{RunID: "r5", Code: schemas.CodePluginTimeout, Detail: "late"})
 	w.mustExecute(execution("r6", keyed("third"))) // what was refused is no run
+	w.finish(&schemas.ExecutionEnd{RunID: "r6", Code: schemas.CodePluginBusy, Detail: schemas.BusyPlugin(w.runNamed("r6").Plugin).Detail})
+	w.mustExecute(execution("r6a", keyed("third"))) // what had no worker did not run
+	wantCode(t, w.execute(execution("r6b", keyed("third"))), "", first("r6a"))
 	w.now += schemas.ResultKept - 1
 	wantCode(t, w.execute(execution("r7", keyed("k"))), "", first("r1"))
 	wantCode(t, w.execute(execution("r7", keyed("other"))), "", first("r5")) // failures are replayed, too
@@ -188,8 +191,10 @@ func TestPublications(t *testing.T) {
 	w := newExecuting(t, "")
 	w.mustExecute(execution("r", func(p *schemas.PluginExecution) { p.ChatID = "c" }))
 	w.told()
+	number := int64(0)
 	page := func(run string) []byte {
-		return (&schemas.PluginPublication{RunID: run, Attempt: 1, Name: "story.page", Data: []byte(`{"page":1}`)}).EncodePayload(nil)
+		number++
+		return (&schemas.PluginPublication{RunID: run, Attempt: 1, Number: number, Name: "story.page", Data: []byte(`{"page":1}`)}).EncodePayload(nil)
 	}
 	say := func(run string) schemas.CommandOutcome { return w.do(schemas.PublishPlugin.Name, "a", page(run)) }
 	wantCode(t, say("r"), "", "")

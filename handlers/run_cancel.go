@@ -39,13 +39,15 @@ func (e *engine) publish(tx *store.Tx, c Command, p *schemas.PluginPublication) 
 		return Result{}, err
 	case r == nil || r.Execution == nil:
 		return refused(noRun()), nil
+	case p.Number <= r.Execution.Published: // it was written again
+		return done(), nil
 	case !r.Open():
 		return refused(runOver()), nil
-	case r.Execution.Published >= schemas.MaxPublications:
+	case p.Number > schemas.MaxPublications:
 		return refused(schemas.Errorf(schemas.CodeLimitExceeded, "A run publishes at most %d events", schemas.MaxPublications)), nil
 	}
 	next := r.Clone()
-	next.Execution.Published++
+	next.Execution.Published = p.Number
 	if err := tx.ChangeRun(r, &next); err != nil {
 		return Result{}, err
 	}

@@ -10,6 +10,9 @@ import (
 // been kept for long enough.
 func (b *books) runDue(r *store.Run) error {
 	switch {
+	case r.Open() && overslept(r, b.command.Now):
+		next := r.Clone()
+		return b.prolong(r, &next)
 	case r.Open():
 		return b.lost(r)
 	case !r.Status.Ended():
@@ -21,6 +24,26 @@ func (b *books) runDue(r *store.Run) error {
 	next := r.Clone()
 	next.DueAt = 0
 	return b.tx.ChangeRun(r, &next)
+}
+
+// asleep is by how much a tick is late that grout wrote when it ran again.
+const asleep = 10 * int64(1e9)
+
+// overslept reports whether the deadline of an execution that may run again passed while
+// grout did not run: whether it does has not been decided then.
+func overslept(r *store.Run, now int64) bool {
+	x := r.Execution
+	return x.Rerun && x.Reruns < schemas.MaxReruns && now-r.DueAt > asleep
+}
+
+// prolong gives an execution, and its lease, the whole of its time again.
+func (b *books) prolong(r *store.Run, next *schemas.Run) error {
+	next.Execution.AcceptedAt = b.command.Now
+	next.DueAt = dueOf(next, 0)
+	if err := b.leaseAgain(next); err != nil {
+		return err
+	}
+	return b.tx.ChangeRun(r, next)
 }
 
 func (b *books) silent(r *store.Run) error {

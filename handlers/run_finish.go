@@ -108,12 +108,7 @@ func (e *engine) rerun(tx *store.Tx, c Command, p *schemas.ExecutionRerun) (Resu
 	}
 	next := r.Clone()
 	next.Execution.Reruns++
-	next.Execution.AcceptedAt = c.Now
-	next.DueAt = dueOf(&next, 0)
-	if err := books.leaseAgain(&next); err != nil {
-		return Result{}, err
-	}
-	if err := tx.ChangeRun(r, &next); err != nil {
+	if err := books.prolong(r, &next); err != nil {
 		return Result{}, err
 	}
 	return answered(schemas.AppendExecuted(nil, r.ID, r.Try())), books.close()

@@ -148,15 +148,21 @@ func follow(r *schemas.Run, e *schemas.RunEvent) {
 }
 
 // belong takes in whose a run is: a start says so, other events fill in what is not known.
+// A later attempt makes a run nobody else's: it would give away what was told before.
 func belong(r *schemas.Run, e *schemas.RunEvent) {
 	starts := e.Step == schemas.StepRunStarted
 	for _, f := range [...]struct {
 		to   *string
 		says string
+		held bool
 	}{
-		{&r.UserID, e.UserID}, {&r.TenantID, e.TenantID}, {&r.Plugin, e.Plugin}, {&r.WorkflowName, e.WorkflowName}, {&r.ParentRunID, e.ParentRunID},
+		{&r.UserID, e.UserID, r.Attempt > 1},
+		{&r.TenantID, e.TenantID, r.Attempt > 1},
+		{&r.Plugin, e.Plugin, false},
+		{&r.WorkflowName, e.WorkflowName, false},
+		{&r.ParentRunID, e.ParentRunID, false},
 	} {
-		if f.says != "" && (starts || *f.to == "") {
+		if f.says != "" && (starts && !f.held || *f.to == "") {
 			*f.to = f.says
 		}
 	}

@@ -169,6 +169,12 @@ func TestWhoseARunIs(t *testing.T) {
 	if len(events) != 1 || events[0].Implicit || events[0].Sequence != 3 || events[0].ChatID != "c1" {
 		t.Errorf("%+v", events)
 	}
+	again := start
+	again.EventID, again.UserID, again.TenantID = "3", "u3", "t3"
+	r.Status = schemas.RunCompleted
+	if r, _ = advance(&r, &again, 12); r.Attempt != 2 || r.UserID != "u2" || r.TenantID != "t" {
+		t.Errorf("the next attempt gave the run, and what its owner has done, to somebody else: %+v", r)
+	}
 	x := schemas.Run{ID: "x", AppID: "a", UserID: "own", Status: schemas.RunInProgress, Attempt: 1, Sequence: 1, Execution: &schemas.Execution{}}
 	if x, _ = advance(&x, &agent, 12); x.UserID != "own" {
 		t.Errorf("a report gave an execution to somebody else: %+v", x)

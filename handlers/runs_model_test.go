@@ -208,6 +208,8 @@ func (m *runsModel) tick() string {
 	for _, r := range m.order {
 		switch {
 		case r.ended() || m.now < r.due:
+		case r.Plugin && r.Again && r.Tries <= schemas.MaxReruns && m.now-r.due > int64(10*time.Second):
+			r.asked, r.due = m.now, m.now+modelSpan
 		case r.Plugin:
 			m.end(r, "run_failed", "failed", " WORKER_LOST")
 		default:

@@ -21,6 +21,9 @@ type fact struct {
 	App      string `json:"partitionkey"`
 	Sequence string `json:"sequence"`
 	Data     json.RawMessage
+
+	Correlation string `json:"correlationid"`
+	Trace       string `json:"traceparent"`
 }
 
 func consumer(t testing.TB, p *process.Process) jetstream.JetStream {

@@ -51,6 +51,7 @@ type ExecutionRerun struct {
 type PluginPublication struct {
 	RunID   string
 	Attempt int64
+	Number  int64  // among those of the run, from 1: the same again is told once
 	Name    string // of the fact, behind plugin.
 	Data    []byte // JSON
 }
@@ -180,9 +181,10 @@ func (e *ExecutionRerun) DecodePayload(src []byte) error {
 	return r.end()
 }
 
-// EncodePayload gives the stored form. Form 1: form, run id, attempt, name, data.
+// EncodePayload gives the stored form. Form 1: form, run id, attempt, number, name, data.
 func (p *PluginPublication) EncodePayload(dst []byte) []byte {
 	dst = binary.AppendUvarint(appendText(append(dst, 1), p.RunID), uint64(p.Attempt))
+	dst = binary.AppendUvarint(dst, uint64(p.Number))
 	return appendBytes(appendText(dst, p.Name), p.Data)
 }
 
@@ -190,7 +192,7 @@ func (p *PluginPublication) EncodePayload(dst []byte) []byte {
 func (p *PluginPublication) DecodePayload(src []byte) error {
 	r := Wire{B: src}
 	r.Form(1)
-	p.RunID, p.Attempt, p.Name, p.Data = r.name(), r.attempt(), r.name(), r.Bytes(r.Uvarint())
+	p.RunID, p.Attempt, p.Number, p.Name, p.Data = r.name(), r.attempt(), r.attempt(), r.name(), r.Bytes(r.Uvarint())
 	if r.Err == nil && p.Judge() != nil {
 		r.Fail()
 	}
@@ -206,6 +208,9 @@ func (p *PluginPublication) Judge() *Error {
 		return Errorf(CodePayloadTooLarge, "what is published must have at most %d bytes", MaxPublishedBytes)
 	case !jsontext.Value(p.Data).IsValid():
 		return Errorf(CodeInvalidJSON, "what is published is not JSON")
+	}
+	if _, err := readJSONValue(p.Data); err != nil { // nested too deeply, or not as contract §1 has it
+		return Errorf(err.Code, "what is published: %s", err.Detail)
 	}
 	return nil
 }

@@ -13,6 +13,9 @@ type PluginCaller struct {
 // AppendPluginInput adds what a plugin is given: the client's object, which must be one
 // without the reserved keys, and beside it what only grout says (contract §4).
 func AppendPluginInput(dst, data []byte, c *PluginCaller) []byte {
+	if len(data) == 0 {
+		data = []byte(`{}`)
+	}
 	end := len(data) - 1 // of the closing brace
 	dst = append(dst, data[:end]...)
 	if !emptyObject(data) {

@@ -15,6 +15,7 @@ func TestAppendPluginInput(t *testing.T) {
 		want string
 	}{
 		{`{}`, PluginCaller{AppID: "a", UserID: "u"}, `{"app_id":"a","user_id":"u","user_jwt":null,"_context":{"app_id":"a","user_id":"u","username":null,"roles":[],"is_superadmin":false},"_entitlements":{}}`},
+		{``, PluginCaller{AppID: "a", UserID: "u"}, `{"app_id":"a","user_id":"u","user_jwt":null,"_context":{"app_id":"a","user_id":"u","username":null,"roles":[],"is_superadmin":false},"_entitlements":{}}`},
 		{"{ \n }", PluginCaller{AppID: "a", UserID: "u"}, "{ \n " + `"app_id":"a","user_id":"u","user_jwt":null,"_context":{"app_id":"a","user_id":"u","username":null,"roles":[],"is_superadmin":false},"_entitlements":{}}`},
 		{`{"n":1.0}`, full, `{"n":1.0,"app_id":"a","user_id":"u\"1","user_jwt":"t.o.k","_context":{"app_id":"a","user_id":"u\"1","username":"Ann","roles":["r","s"],"is_superadmin":true},"_entitlements":{"enforce":true}}`},
 	} {

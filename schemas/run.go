@@ -112,6 +112,29 @@ func (s RunStep) Ends() RunStatus {
 	}
 }
 
+// BusyPlugin is the refusal of a call for which a plugin has no worker.
+func BusyPlugin(name string) *Error { return Errorf(CodePluginBusy, "Plugin '%s' is busy", name) }
+
+// NotCalled reports whether an error says that a plugin was not called at all: it had no
+// worker in time, does not load, or is not there any more (contract §4).
+func NotCalled(plugin string, code Code, detail string) bool {
+	switch code {
+	case CodePluginBusy:
+		return detail == BusyPlugin(plugin).Detail
+	case CodePluginLoadFailed:
+		return detail == "Plugin '"+plugin+"' not found."
+	case CodeNotFound:
+		return detail == "Plugin '"+plugin+"' not found or disabled"
+	}
+	return false
+}
+
+// WasBusy reports whether a run failed because its plugin could not be called: it did not
+// run.
+func (r *Run) WasBusy() bool {
+	return r.Status == RunFailed && NotCalled(r.Plugin, Code(r.Code), r.Error)
+}
+
 // EndStep is the step that ends a run with a status.
 func EndStep(s RunStatus) RunStep {
 	switch s {
@@ -174,10 +197,12 @@ type Execution struct {
 	QueueTimeout int64
 	AcceptedAt   int64 // handler time of plugin.execute
 	Reruns       int64
-	Published    int64 // facts of plugin.publish
+	Published    int64 // number of the newest fact of plugin.publish
 	DurationMs   int64
 	HasData      bool // the client's object is stored
 	HasResult    bool // a result is stored
+
+	CorrelationID, TraceParent string // of plugin.execute; whatever the execution causes carries them, too
 }
 
 // Deadline is the instant by which an attempt that began at an instant must have ended.

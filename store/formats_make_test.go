@@ -349,7 +349,7 @@ func formatRuns(t testing.TB) (groups [][]schemas.CommandFrame) {
 		}
 		add(schemas.ExecutePlugin.Name, p.EncodePayload(nil))
 	}
-	add(schemas.PublishPlugin.Name, (&schemas.PluginPublication{RunID: "succeeded", Attempt: 1, Name: "story.told", Data: []byte(`[1]`)}).EncodePayload(nil))
+	add(schemas.PublishPlugin.Name, (&schemas.PluginPublication{RunID: "succeeded", Attempt: 1, Number: 1, Name: "story.told", Data: []byte(`[1]`)}).EncodePayload(nil))
 	add(schemas.FinishPlugin.Name, (&schemas.ExecutionEnd{
 		RunID: "succeeded", Attempt: 1, OK: true, Result: []byte(`{"text":"größe"}`), DurationMs: 12,
 		Usage: []schemas.UsageEvent{{Model: "model-1", InputTokens: 3, OutputTokens: 4, TotalTokens: 7, Cost: 5}},

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"grout/schemas"
 )
@@ -64,8 +66,23 @@ func (l *Look) reservedDifferences(ctx context.Context, again map[consumableKey]
 			return nil, fmt.Errorf("consumed at %x: %w", k, err)
 		}
 		if counted := again[key]; kept.Reserved != counted {
-			list = append(list, ReservedDifference{key.app, key.scope.Kind.String(), key.scope.IDIn(key.app), key.plugin, key.limit, kept.Reserved, counted})
+			list = append(list, key.differs(kept.Reserved, counted))
+		}
+		delete(again, key)
+	}
+	rest := len(list)
+	for key, counted := range again { // these have no row
+		if counted != 0 {
+			list = append(list, key.differs(0, counted))
 		}
 	}
+	slices.SortFunc(list[rest:], func(a, b ReservedDifference) int {
+		return cmp.Or(cmp.Compare(a.AppID, b.AppID), cmp.Compare(a.Scope, b.Scope), cmp.Compare(a.ScopeID, b.ScopeID),
+			cmp.Compare(a.Plugin, b.Plugin), cmp.Compare(a.Limit, b.Limit))
+	})
 	return list, c.err
+}
+
+func (key *consumableKey) differs(kept, counted int64) ReservedDifference {
+	return ReservedDifference{key.app, key.scope.Kind.String(), key.scope.IDIn(key.app), key.plugin, key.limit, kept, counted}
 }

@@ -78,7 +78,7 @@ func runNumbers(r *schemas.Run) [6]*int64 {
 func appendExecution(b []byte, x *schemas.Execution) []byte {
 	b = append(b, flag(x.Superadmin, executionSuperadmin)|flag(x.Rerun, executionRerun)|flag(x.Keep, executionKeep)|
 		flag(x.HasData, executionHasData)|flag(x.HasResult, executionHasResult))
-	b = appendRest(b, x.Action, x.Username, x.Key)
+	b = appendRest(b, x.Action, x.Username, x.Key, x.CorrelationID, x.TraceParent)
 	b = binary.AppendUvarint(b, uint64(len(x.Roles)))
 	b = appendRest(b, x.Roles...)
 	b = binary.AppendUvarint(b, uint64(len(x.Consumes)))
@@ -139,7 +139,7 @@ func (r *reader) execution() *schemas.Execution {
 	x := &schemas.Execution{
 		Superadmin: flags&executionSuperadmin != 0, Rerun: flags&executionRerun != 0, Keep: flags&executionKeep != 0,
 		HasData: flags&executionHasData != 0, HasResult: flags&executionHasResult != 0,
-		Action: r.text(), Username: r.text(), Key: r.text(),
+		Action: r.text(), Username: r.text(), Key: r.text(), CorrelationID: r.text(), TraceParent: r.text(),
 	}
 	for range r.Count(1) {
 		x.Roles = append(x.Roles, r.text())

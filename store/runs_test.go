@@ -622,10 +622,6 @@ func TestRecountReserved(t *testing.T) {
 			return tx.PutConsumed("a", user, "notes", limit, schemas.Consumption{Start: 1, Used: 3, Reserved: n})
 		}
 	}
-	applyEach(t, s, 1, runMessage{1, testNow, begin(executed("x"), executed("y"))}, runMessage{2, testNow, put("items", 4)},
-		runMessage{3, testNow, func(tx *Tx) error {
-			return tx.PutCalls("a", user, "notes", schemas.Consumption{Start: 1, Used: 1, Reserved: 9})
-		}})
 	recount := func(want ...ReservedDifference) {
 		t.Helper()
 		got, err := s.RecountReserved(t.Context())
@@ -633,6 +629,12 @@ func TestRecountReserved(t *testing.T) {
 			t.Errorf("%v (-want +got):\n%s", err, d)
 		}
 	}
+	applyEach(t, s, 1, runMessage{1, testNow, begin(executed("x"), executed("y"))})
+	recount(ReservedDifference{"a", "user", "u", "notes", "items", 0, 4})
+	applyEach(t, s, 1, runMessage{2, testNow, put("items", 4)},
+		runMessage{3, testNow, func(tx *Tx) error {
+			return tx.PutCalls("a", user, "notes", schemas.Consumption{Start: 1, Used: 1, Reserved: 9})
+		}})
 	recount()
 	applyEach(t, s, 1, runMessage{4, testNow, step("x", ends)})
 	recount(ReservedDifference{"a", "user", "u", "notes", "items", 4, 2})

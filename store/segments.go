@@ -116,8 +116,12 @@ func (tx *Tx) cut() error {
 
 // Expire drops the segments that ended at or before an instant, as far as they are
 // folded, and reports whether there were any. Whether they are old enough is for
-// the caller to judge.
+// the caller to judge. An execution that has not ended stays, however old its home is.
 func (tx *Tx) Expire(before int64) (bool, error) {
+	open, err := oldestOpen(tx)
+	if err != nil {
+		return false, &Fault{"read open executions", err}
+	}
 	c := tx.bucket(bucketSegments).cursor()
 	moved := false
 	for k, v := c.seek(keySeq(tx.segments.Line.Position + 1)); k != nil; k, v = c.next() {
@@ -125,7 +129,7 @@ func (tx *Tx) Expire(before int64) (bool, error) {
 		if err != nil {
 			return false, &Fault{"read segments", err}
 		}
-		if g.Until > before || g.First > tx.fold.Folded+1 {
+		if g.Until > before || g.First > min(tx.fold.Folded+1, open) {
 			break
 		}
 		tx.segments.Line = line{Position: g.First, Ordinal: g.Ordinal, Until: g.Until}
@@ -164,7 +168,11 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 		if err != nil {
 			return err
 		}
-		end := min(fold.Folded+1, needed)
+		open, err := oldestOpen(&Look{bolt: bolt})
+		if err != nil {
+			return err
+		}
+		end := min(fold.Folded+1, needed, open)
 		c := bucketOf(bolt, bucketSegments).cursor()
 		for k, v := c.seek(keySeq(above.Position + 1)); k != nil; k, v = c.next() {
 			g, err := parseSegment(k, v)
@@ -179,6 +187,17 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 		return c.err
 	})
 	return before, ok && err == nil, err
+}
+
+// oldestOpen is the home of the oldest execution that has not ended, and beyond everything
+// when all have.
+func oldestOpen(t reading) (uint64, error) {
+	c := t.bucket(bucketOpenRuns).cursor()
+	k, _ := c.first()
+	if len(k) < 8 {
+		return ^uint64(0), c.err
+	}
+	return binary.BigEndian.Uint64(k), nil
 }
 
 // oldestNeeded is the log position of the oldest row that waits in an outbox, and

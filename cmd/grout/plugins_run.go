@@ -185,6 +185,10 @@ func (g *executed) refusal(name, hint string) (schemas.Code, error) {
 		text += fmt.Sprintf("; run %s, see grout plugins logs %s", printable(g.run), name)
 	case g.status == http.StatusUnauthorized:
 		text += "; " + hint
+	case problem.ErrorCode == schemas.CodePluginLoadFailed:
+		text += fmt.Sprintf("; grout plugins list has the reason, grout plugins check %s tries it", name)
+	case problem.ErrorCode == schemas.CodeNotFound && strings.HasPrefix(problem.Detail, "Plugin "):
+		text += "; see grout plugins list"
 	}
 	return problem.ErrorCode, errors.New(text)
 }

@@ -48,13 +48,23 @@ func TestScaffolds(t *testing.T) {
 	}
 }
 
+// needs skips a test where a program is missing; CI must have it.
+func needs(t *testing.T, program string) {
+	t.Helper()
+	_, err := exec.LookPath(program)
+	if err != nil && os.Getenv("CI") != "" {
+		t.Fatalf("%s is missing, which CI needs", program)
+	}
+	if err != nil {
+		t.Skipf("not tried, %s is not on this machine", program)
+	}
+}
+
 // runScaffoldTest runs the command that the scaffold tells people to run.
 func runScaffoldTest(t *testing.T, k scaffoldKind, dir string) {
 	t.Helper()
 	command := strings.ReplaceAll(k.test, "%", dir)
-	if _, err := exec.LookPath(strings.Fields(command)[0]); err != nil {
-		t.Skipf("not tried, %s is not on this machine: %s", strings.Fields(command)[0], command)
-	}
+	needs(t, strings.Fields(command)[0])
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "sh", "-c", command).CombinedOutput()
@@ -228,9 +238,7 @@ func TestExamplePlugins(t *testing.T) {
 	for _, command := range []string{"python3 -m unittest wordcount.test_logic", "node --test reply/logic.test.mjs"} {
 		t.Run(command, func(t *testing.T) {
 			program, _, _ := strings.Cut(command, " ")
-			if _, err := exec.LookPath(program); err != nil {
-				t.Skipf("not tried, %s is not on this machine", program)
-			}
+			needs(t, program)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, "sh", "-c", command)

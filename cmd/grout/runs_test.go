@@ -115,6 +115,20 @@ func TestPluginAndRunCommands(t *testing.T) {
 	says(errs, "NOT_FOUND")
 }
 
+// A refusal says where to look.
+func TestRefusalsSayWhereToLook(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"detail":"Plugin 'x' not found.","error_code":"PLUGIN_LOAD_FAILED"}`:   "404 Plugin 'x' not found. (PLUGIN_LOAD_FAILED); grout plugins list has the reason, grout plugins check x tries it",
+		`{"detail":"Plugin 'x' not found or disabled","error_code":"NOT_FOUND"}`: "404 Plugin 'x' not found or disabled (NOT_FOUND); see grout plugins list",
+		`{"detail":"The app has no chat with this id","error_code":"NOT_FOUND"}`: "404 The app has no chat with this id (NOT_FOUND)",
+	} {
+		got := executed{status: 404, text: []byte(text)}
+		if _, err := got.refusal("x", "hint"); err.Error() != want {
+			t.Errorf("%s, want %s", err, want)
+		}
+	}
+}
+
 // A token of the environment goes first, and one that does not hold is told as such.
 func TestOwnToken(t *testing.T) {
 	url := running(t)

@@ -62,6 +62,26 @@ func startOfMonth(at int64) int64 {
 	return start
 }
 
+// A plugin without rules, or without tiers in them, is told the tier of the plan (contract
+// §5.4).
+func TestTierOfAPluginWithoutTiers(t *testing.T) {
+	for _, rules := range []*schemas.PluginEntitlements{nil, {Plugin: "p"}} {
+		for _, c := range []struct {
+			plan schemas.Plan
+			want string
+		}{
+			{schemas.Plan{Tier: "pro"}, "pro"},
+			{schemas.Plan{Tier: "free", Name: "gold"}, "free"},
+			{schemas.Plan{Tier: "unlimited"}, "unlimited"},
+		} {
+			v := &View{Layers: []Layer{{Manifest: &schemas.Manifest{Plan: c.plan}}}, Switches: schemas.Switches{Monetization: true}, Plugin: rules}
+			if got := v.PluginTier("p"); got != c.want {
+				t.Errorf("%+v: tier %q, want %q", c.plan, got, c.want)
+			}
+		}
+	}
+}
+
 // An execution that takes the last of a limit of its plugin tells of it; a check does not.
 func TestExecuteTellsTheLast(t *testing.T) {
 	rules, err := schemas.ParsePluginEntitlements("notes", []byte(`{"schema_version":"1.0","limits":{"items":{"default":1}},"actions":{"make":{"consumes":{"items":1}}}}`))

@@ -70,8 +70,8 @@ func (v *View) PluginTier(plugin string) string {
 			}
 		}
 	}
-	if s.tier == schemas.TierUnlimited {
-		return string(s.tier)
+	if s.tier == schemas.TierUnlimited || v.Plugin == nil || len(v.Plugin.Tiers) == 0 && v.Plugin.Broken == "" {
+		return string(cmp.Or(s.tier, schemas.TierFree)) // the plugin has no tiers of its own
 	}
 	return string(schemas.TierFree)
 }

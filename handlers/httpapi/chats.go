@@ -37,6 +37,8 @@ func (s *Server) chatUsage(c echo.Context) error {
 	return sendJSON(c, http.StatusOK, chat.AppendJSON(make([]byte, 0, 512)))
 }
 
+var errNoChat = schemas.Errorf(schemas.CodeNotFound, "The app has no chat with this id")
+
 // chatOf gives a chat of an app. Somebody else's is as unknown as one that is not there.
 func (s *Server) chatOf(ctx context.Context, who caller, app, id string) (*schemas.ChatUsage, error) {
 	chat, err := s.Reads.Chat(ctx, app, id)
@@ -44,7 +46,7 @@ func (s *Server) chatOf(ctx context.Context, who caller, app, id string) (*schem
 		return nil, fmt.Errorf("usage of a chat: %w", err)
 	}
 	if chat == nil || !who.owns(chat.UserID) {
-		return nil, schemas.Errorf(schemas.CodeNotFound, "The app has no chat with this id")
+		return nil, errNoChat
 	}
 	return chat, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +24,10 @@ const (
 	headerKey      = "Idempotency-Key"
 )
 
+// maxCallBytesInFlight bounds what callers of plugins have sent and what waits in memory for
+// a worker, for another request with the same key, or for the log.
+const maxCallBytesInFlight = 256 << 20
+
 // call is one request to execute a plugin.
 type call struct {
 	who    caller
@@ -32,6 +37,24 @@ type call struct {
 	run    schemas.PluginExecution
 
 	decided func() // others with its idempotency key need not wait any more; nil: none do
+	held    *budget
+}
+
+// hold counts what the caller sent against the memory of all calls, until letGo.
+func (x *call) hold(of *budget) error {
+	if !of.take(int64(len(x.run.Data))) {
+		return schemas.BusyPlugin(x.plugin.Name)
+	}
+	x.held = of
+	return nil
+}
+
+// letGo forgets what the caller sent: it is in the log, or is not needed.
+func (x *call) letGo() {
+	if x.held != nil {
+		x.held.give(int64(len(x.run.Data)))
+		x.run.Data, x.held = nil, nil
+	}
 }
 
 func (x *call) isDecided() {
@@ -55,10 +78,14 @@ func (s *Server) execute(plugin string) echo.HandlerFunc {
 }
 
 func (s *Server) runCall(c echo.Context, x *call) error {
-	switch {
-	case x.dryRun:
+	if x.dryRun {
 		return s.dryRun(c, x)
-	case x.run.Key != "":
+	}
+	if err := x.hold(&s.calls); err != nil {
+		return err
+	}
+	defer x.letGo()
+	if x.run.Key != "" {
 		return s.executeOnce(c, x)
 	}
 	return s.executeNew(c, x)
@@ -82,6 +109,9 @@ func (s *Server) readCall(c echo.Context, plugin string) (*call, error) {
 	}
 	key, err := idempotencyKey(c.Request().Header)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.mayTalkIn(c, in.ChatID); err != nil {
 		return nil, err
 	}
 	x := &call{who: callerOf(c), plugin: p, dryRun: in.DryRun, async: prefersAsync(c.Request().Header["Prefer"])}
@@ -114,6 +144,29 @@ func (s *Server) readInput(r *http.Request, p *Plugin) (in schemas.PluginInput, 
 	}
 	in.Action, in.ChatID = actionOf(in.Action), strings.Clone(in.ChatID) // parts of the body
 	return in, nil
+}
+
+// mayTalkIn refuses a chat that is somebody else's, or is a run of somebody else, which has
+// its own chat: what an execution comes to is counted and told there.
+func (s *Server) mayTalkIn(c echo.Context, chat string) error {
+	who := callerOf(c)
+	if chat == "" || who.wholeApp() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(c.Request().Context(), readLimit)
+	defer cancel()
+	known, err := s.Reads.Chat(ctx, who.App, chat)
+	if err != nil {
+		return fmt.Errorf("chat of an execution: %w", err)
+	}
+	run, err := s.Runs.Run(ctx, who.App, chat)
+	if err != nil {
+		return fmt.Errorf("run of the chat of an execution: %w", err)
+	}
+	if known != nil && !who.owns(known.UserID) || run != nil && !who.owns(run.UserID) {
+		return errNoChat
+	}
+	return nil
 }
 
 // actionOf is what a body names as the action; text that is too long for a name is none.
@@ -200,8 +253,10 @@ func (s *Server) executeNew(c echo.Context, x *call) error {
 
 // submitCall brings an execution into the log and waits for what comes of it.
 func (s *Server) submitCall(c echo.Context, x *call, e Execution) error {
+	payload := x.run.EncodePayload(nil)
+	x.letGo()
 	// Who goes away now does not stop what the log may hold.
-	o, applied, err := s.runCommand(context.WithoutCancel(c.Request().Context()), c, schemas.ExecutePlugin.Name, x.who.App, x.run.EncodePayload(nil))
+	o, applied, err := s.runCommand(context.WithoutCancel(c.Request().Context()), c, schemas.ExecutePlugin.Name, x.who.App, payload)
 	switch {
 	case errors.Is(err, errMaybeStored):
 		e.Leave()
@@ -273,7 +328,7 @@ func (s *Server) answerCall(c echo.Context, x *call, run string, a *PluginAnswer
 		return sendJSON(c, http.StatusOK, a.Result)
 	case a.Status == schemas.RunCancelled:
 		return schemas.Errorf(schemas.CodeRunCancelled, "The run was cancelled")
-	case a.Code == schemas.CodePluginBusy && a.Detail == fmt.Sprintf("Plugin '%s' is busy", x.plugin.Name):
+	case schemas.NotCalled(x.plugin.Name, a.Code, a.Detail):
 		return p // it waited in the log
 	}
 	return sendJSON(c, http.StatusInternalServerError, appendProblem(nil, p, http.StatusInternalServerError))
@@ -281,7 +336,7 @@ func (s *Server) answerCall(c echo.Context, x *call, run string, a *PluginAnswer
 
 // answerLater is the 202 of an execution that is durable and has not ended.
 func answerLater(c echo.Context, run string) error {
-	location := "/api/runs/" + run
+	location := "/api/runs/" + url.PathEscape(run)
 	c.Response().Header().Set(headerRun, run)
 	c.Response().Header().Set("Location", location)
 	b := appendAnyText([]byte(`{"run_id":`), run)

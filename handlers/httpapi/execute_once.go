@@ -100,9 +100,11 @@ func (s *Server) replay(c echo.Context, x *call, run *schemas.Run) error {
 		return schemas.Errorf(schemas.CodeKeyReused, "Idempotency-Key %q was used with another body", x.run.Key)
 	}
 	x.isDecided()
-	c.Response().Header().Set(headerReplayed, "true")
+	x.letGo()
+	replayed := func() { c.Response().Header().Set(headerReplayed, "true") }
 	if !run.Status.Ended() {
 		if x.async {
+			replayed()
 			c.Response().Header().Set("Preference-Applied", "respond-async")
 			return answerLater(c, run.ID)
 		}
@@ -111,11 +113,15 @@ func (s *Server) replay(c echo.Context, x *call, run *schemas.Run) error {
 		cancel()
 		switch {
 		case err != nil && c.Request().Context().Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			replayed()
 			return answerLater(c, run.ID)
 		case err != nil:
 			return fmt.Errorf("wait for run %s: %w", run.ID, err)
 		}
 		run = ended
+	}
+	if !run.WasBusy() {
+		replayed()
 	}
 	if run.Status == schemas.RunCompleted && run.Result == nil {
 		return fmt.Errorf("the result of run %s is gone", run.ID)

@@ -313,6 +313,73 @@ func TestIdempotencyKeyOfARefusal(t *testing.T) {
 	s.do("POST", "/api/execute/x", `{}`, asAnn, "Idempotency-Key: k").is(200)
 }
 
+// What had no worker while it waited in the log did not run: its key does not stand for it.
+func TestIdempotencyKeyOfWhatDidNotRun(t *testing.T) {
+	s := serveExecutions(t, completes(`{"n":1}`))
+	s.do("POST", "/api/execute/x", `{}`, asAnn, "Idempotency-Key: k").is(200)
+	x := s.log.commands()[0]
+	run := keyed(x.RunID, x.Key, &x, schemas.RunInProgress)
+	s.runs.put(run)
+	s.runs.ended = func(context.Context, string) (*schemas.Run, error) {
+		busy := *run
+		busy.Status, busy.Code, busy.Error = schemas.RunFailed, string(schemas.CodePluginBusy), "Plugin 'x' is busy"
+		return &busy, nil
+	}
+	s.do("POST", "/api/execute/x", `{}`, asAnn, "Idempotency-Key: k").is(503, schemas.CodePluginBusy).has("Retry-After", "1").has("Idempotency-Replayed", "")
+}
+
+// A chat or run of somebody else is as unknown as one that cannot be: nothing is counted in
+// it, nor told there.
+func TestExecuteInAForeignChat(t *testing.T) {
+	s := serveExecutions(t, completes(`{}`))
+	s.reads.chat = func(_, id string) (*schemas.ChatUsage, error) {
+		return map[string]*schemas.ChatUsage{"of-ben": {UserID: "ben"}, "of-ann": {UserID: "ann"}}[id], nil
+	}
+	s.runs.put(&schemas.Run{ID: "run-of-ben", AppID: "app_1", UserID: "ben"})
+	s.runs.put(&schemas.Run{ID: "run-of-ann", AppID: "app_1", UserID: "ann"})
+	for _, chat := range []string{"of-ben", "run-of-ben"} {
+		for _, more := range []string{"", `,"_entitlement_dry_run":true`} {
+			s.do("POST", "/api/execute/x", `{"chat_id":"`+chat+`"`+more+`}`, asAnn).is(404, schemas.CodeNotFound).detail("The app has no chat with this id")
+		}
+	}
+	for _, chat := range []string{"of-ann", "run-of-ann", "new"} {
+		s.do("POST", "/api/execute/x", `{"chat_id":"`+chat+`"}`, asAnn).is(200)
+	}
+	s.do("POST", "/api/execute/x", `{"chat_id":"of-ben"}`, asAdmin).is(200)
+}
+
+// What callers have sent is in memory while their call waits for a worker, and all of it
+// together is bounded; a call that runs, or waits for another one, holds nothing.
+func TestExecuteHoldsBoundedMemory(t *testing.T) {
+	answers := make(chan *memoryExecution, 3)
+	s := serveExecutions(t, func(_ *schemas.PluginExecution, e *memoryExecution) { answers <- e })
+	s.api.calls.free.Store(100)
+	waits, enter := make(chan struct{}), make(chan struct{})
+	s.plugins.enter = func(context.Context, string) (Ticket, error) {
+		waits <- struct{}{}
+		<-enter
+		return &memoryTicket{}, nil
+	}
+	body := `{"q":"` + strings.Repeat("x", 60) + `"}`
+	var all sync.WaitGroup
+	all.Go(func() { s.do("POST", "/api/execute/x", body, asAnn).is(200) })
+	<-waits
+	s.do("POST", "/api/execute/x", body, asAnn).is(503, schemas.CodePluginBusy).has("Retry-After", "1").detail("Plugin 'x' is busy")
+	s.do("POST", "/api/execute/x", body, asAnn, "Idempotency-Key: k").is(503, schemas.CodePluginBusy)
+	enter <- struct{}{}
+	first := <-answers
+	all.Go(func() { s.do("POST", "/api/execute/x", body, asAnn).is(200) }) // while the first one runs
+	<-waits
+	enter <- struct{}{}
+	for _, e := range []*memoryExecution{first, <-answers} {
+		e.answer <- PluginAnswer{Status: schemas.RunCompleted, Result: []byte(`{}`)}
+	}
+	all.Wait()
+	if n := s.api.calls.free.Load(); n != 100 {
+		t.Errorf("%d bytes are free", n)
+	}
+}
+
 // The log knows the key of an execution that this node has not heard of.
 func TestIdempotencyKeyInTheLog(t *testing.T) {
 	s := serveExecutions(t, nil)

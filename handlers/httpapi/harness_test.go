@@ -127,6 +127,9 @@ func (m *memoryReads) Usage(ctx context.Context, q schemas.UsageQuery) (schemas.
 }
 
 func (m *memoryReads) Chat(_ context.Context, app, id string) (*schemas.ChatUsage, error) {
+	if m.chat == nil {
+		return nil, nil
+	}
 	return m.chat(app, id)
 }
 

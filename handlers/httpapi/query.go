@@ -96,6 +96,9 @@ func suggestion(name string, known []string) string {
 	if best != "" {
 		return "did you mean " + best + "?"
 	}
+	if len(known) == 0 {
+		return "there are none here"
+	}
 	return "known are " + strings.Join(known, ", ")
 }
 

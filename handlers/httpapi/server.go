@@ -84,6 +84,7 @@ type Server struct {
 	echo              *echo.Echo
 	metrics           *metrics
 	bodies            budget
+	calls             budget // what callers of plugins have sent, until it is in the log
 	unpackers         unpackers
 	parsing           chan struct{} // one token for each batch being parsed
 	patterns          map[string]bool
@@ -103,6 +104,7 @@ func New(o Options) *Server {
 		patterns: map[string]bool{},
 	}
 	s.bodies.free.Store(max(maxBodyBytesInFlight, o.MaxBodyBytes+o.MaxUnpackedBytes))
+	s.calls.free.Store(maxCallBytesInFlight)
 	s.echo = s.router()
 	return s
 }

@@ -29,7 +29,7 @@ func (c *Call) publish(name string, data []byte) error {
 	if c.Publish == nil {
 		return errors.New("nothing can be published here")
 	}
-	return c.Publish(name, hide(data, c.Secret))
+	return c.Publish(hideText(name, c.Secret), hide(data, c.Secret))
 }
 
 // Answer is what came of a call. It succeeded when Code is empty.
@@ -135,7 +135,7 @@ func (t *Ticket) call(ctx context.Context, c *Call) Answer {
 	if err != nil {
 		return p.ended(ctx, reply{fault: err}, began)
 	}
-	r := w.call(ctx, c)
+	r := w.call(ctx, c).without(c.Secret)
 	t.gen.called(ctx, w, &r)
 	return p.ended(ctx, r, began)
 }

@@ -21,7 +21,17 @@ var confinementSince = []struct {
 // Confinement tells, in words for people, what keeps workers apart from grout on this
 // machine, and what is missing.
 func Confinement(user *Credential) (holds, lacks []string) {
-	return confinement(landlockABI(), user, os.Geteuid() == 0)
+	holds, lacks = confinement(landlockABI(), user, os.Geteuid() == 0)
+	switch {
+	case filters():
+		holds = append(holds, "limits and priorities of other processes stay as they are")
+	case user == nil:
+		lacks = append(lacks, "plugins can set the limits of grout's processes, by which these end (seccomp)")
+	}
+	if base, _ := groupBase(); base == "" && os.Geteuid() == 0 && (user == nil || user.UID == 0) {
+		lacks = append(lacks, "plugins can use up the processes that this machine has, as root may have any number and control groups cannot be made (set a user for workers)")
+	}
+	return holds, lacks
 }
 
 func confinement(abi int, user *Credential, root bool) (holds, lacks []string) {

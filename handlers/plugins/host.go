@@ -211,7 +211,7 @@ func loadFailed(name string) error {
 }
 
 func busy(name string) error {
-	return schemas.Errorf(schemas.CodePluginBusy, "Plugin '%s' is busy", name)
+	return schemas.BusyPlugin(name)
 }
 
 // shortName bounds what is repeated of a name that somebody sent.

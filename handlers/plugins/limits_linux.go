@@ -14,6 +14,12 @@ import (
 const (
 	// maxProcesses is how many processes a worker may have at a time.
 	maxProcesses = 128
+	// maxThreads is how many threads these may have together. The system has as few of them
+	// as of processes.
+	maxThreads = 2048
+	// maxOrphans is how many processes of a call may end behind a parent that has left them:
+	// each needs a number until the supervisor has waited for it.
+	maxOrphans = 1000
 	// heavyAfter is the processor time of a call after which its worker yields to everything.
 	heavyAfter = 100 * time.Millisecond
 
@@ -33,12 +39,14 @@ type sampler struct {
 
 	base     time.Duration // processor time before the call, from the first look at it on
 	based    bool
+	orphans  int           // at that look
 	cpu      time.Duration // that the call may take; 0: any
 	before   time.Duration // processor time at the last look
 	heavy    bool
 	yielding map[procID]bool
 	settled  int64      // memory at the last look
-	many     int        // processes at the last look
+	many     int        // threads at the last look
+	ended    int        // orphans then
 	counting chan int64 // an exact count that goes on
 	counted  time.Time
 }
@@ -52,6 +60,13 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	if len(list) > maxProcesses {
 		return fmt.Sprintf("it had more than %d processes", maxProcesses), 0
 	}
+	threads := 0
+	for i := range list {
+		threads += list[i].threads
+	}
+	if threads > maxThreads {
+		return fmt.Sprintf("it had more than %d threads", maxThreads), 0
+	}
 	spent := s.tree.spent(list)
 	rest := spent - s.before
 	s.before = spent
@@ -60,7 +75,10 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	}
 	if calling {
 		if !s.based {
-			s.based, s.base = true, spent
+			s.based, s.base, s.orphans = true, spent, s.tree.left()
+		}
+		if s.tree.left()-s.orphans > maxOrphans {
+			return fmt.Sprintf("it left more than %d processes behind", maxOrphans), 0
 		}
 		spent -= s.base
 		if s.cpu > 0 && spent > s.cpu {
@@ -79,10 +97,11 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	}
 	grown := used - s.settled
 	s.settled = used
-	many := len(list) - s.many
-	s.many = len(list)
+	many, left := threads-s.many, s.tree.left()
+	fresh := left - s.ended
+	s.many, s.ended = threads, left
 	switch {
-	case many > 4:
+	case many > 4, fresh > 4:
 		return "", sampleNow
 	case s.counting != nil, used > s.memory/2 && calling, grown > s.memory/16:
 		return "", sampleSoon

@@ -88,6 +88,31 @@ func (l *pluginLog) hide(secret string) {
 	l.secrets = append(l.secrets, secret)
 }
 
+// minSecret is how much of a secret must end a text to be hidden there.
+const minSecret = 8
+
+// withoutSecrets hides secrets, and the beginning of one at the end, where the text may
+// have been cut.
+func (l *pluginLog) withoutSecrets(text []byte) []byte {
+	for _, s := range l.secrets {
+		text = hide(text, s)
+		if len(s) <= minSecret {
+			continue
+		}
+		for at := max(0, len(text)-len(s)+1); at < len(text); at++ {
+			next := bytes.Index(text[at:], []byte(s[:minSecret]))
+			if next < 0 {
+				break
+			}
+			if at += next; strings.HasPrefix(s, string(text[at:])) {
+				text = append(bytes.Clone(text[:at]), hidden...)
+				break
+			}
+		}
+	}
+	return text
+}
+
 // note writes a line of grout's own.
 func (l *pluginLog) note(text string) { l.line("grout", []byte(text)) }
 
@@ -99,9 +124,7 @@ func (l *pluginLog) line(source string, text []byte) {
 	if len(text) > maxLineBytes {
 		text = text[:maxLineBytes]
 	}
-	for _, s := range l.secrets {
-		text = bytes.ReplaceAll(text, []byte(s), []byte(hidden))
-	}
+	text = l.withoutSecrets(text)
 	if !l.at.IsZero() {
 		l.left = min(logBurst, l.left+int64(now.Sub(l.at).Seconds()*logRate))
 	}
@@ -187,7 +210,10 @@ func (w *logWriter) Write(text []byte) (int, error) {
 		text = rest
 		if room := maxLineBytes - len(cutNote) - len(w.rest); !w.skip && len(line) > room {
 			w.rest = append(w.rest, line[:room]...)
-			w.log.line(w.source, append(w.rest, cutNote...))
+			w.log.mu.Lock()
+			kept := w.log.withoutSecrets(w.rest)
+			w.log.mu.Unlock()
+			w.log.line(w.source, append(kept, cutNote...))
 			w.rest, w.skip = w.rest[:0], true
 		} else if !w.skip {
 			w.rest = append(w.rest, line...)

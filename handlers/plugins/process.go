@@ -53,9 +53,9 @@ func newProcessRuntime(o *Options) (runtime, error) {
 	}
 	holds, lacks := Confinement(o.User)
 	if trusted(o.User) {
-		o.Logger.Warn("plugins are trusted: nothing keeps them from the data directory on this machine", "lacking", lacks)
+		o.Logger.Warn("plugins are trusted: nothing keeps them from the data directory on this machine", "lacking", strings.Join(lacks, "; "))
 	} else {
-		o.Logger.Info("plugins are confined", "holds", holds, "lacking", lacks)
+		o.Logger.Info("plugins are confined", "holds", strings.Join(holds, "; "), "lacking", strings.Join(lacks, "; "))
 	}
 	return r, nil
 }
@@ -124,7 +124,7 @@ func (r *processRuntime) launch(p *plugin) (*processWorker, error) {
 	}
 	w.cmd = exec.Command(r.exe, "plugin-worker")
 	w.cmd.Args[0] = "grout"
-	w.cmd.Env = []string{"GOMAXPROCS=2", "GOTRACEBACK=single"}
+	w.cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=single"}
 	w.cmd.Dir = "/"
 	w.cmd.ExtraFiles = []*os.File{theirs}
 	w.cmd.SysProcAttr = supervisorAttributes()
@@ -194,7 +194,7 @@ func (w *processWorker) call(ctx context.Context, c *Call) reply {
 				w.publish(c, said.line)
 				continue
 			}
-			return w.answered(c, said.line)
+			return w.answered(c, said.line, late)
 		case <-w.over:
 			return w.lost(ctx)
 		case <-late:
@@ -205,8 +205,8 @@ func (w *processWorker) call(ctx context.Context, c *Call) reply {
 }
 
 // answered reads what ended the call. A worker that does not keep to the protocol is ended.
-func (w *processWorker) answered(c *Call, line []byte) reply {
-	a := readAnswer(line)
+func (w *processWorker) answered(c *Call, line []byte, late <-chan struct{}) reply {
+	a := readAnswer(hide(line, c.Secret))
 	if a.err == nil && a.call != "" && a.call != c.RunID {
 		a.err = errors.New("it answered another call")
 	}
@@ -215,7 +215,11 @@ func (w *processWorker) answered(c *Call, line []byte) reply {
 	}
 	switch {
 	case a.err != nil:
-		w.stop()
+		w.close()
+		select {
+		case <-w.over:
+		case <-late:
+		}
 		return reply{fault: a.err}
 	case a.fault != "":
 		return reply{fault: errors.New(a.fault), code: a.code}
@@ -354,6 +358,7 @@ func (w *processWorker) finish(told bool) {
 	_ = w.cmd.Process.Kill()
 	_ = w.cmd.Wait()
 	endOrphans(w.leader)
+	endGroup(w.cmd.Process.Pid)
 	w.p.log.note("the supervisor of a worker has ended: " + w.errors.String())
 	w.mu.Lock()
 	w.end.Text = "its supervisor has ended"

@@ -2,6 +2,7 @@ package plugins
 
 import (
 	"context"
+	"errors"
 
 	"grout/schemas"
 )
@@ -39,6 +40,17 @@ type reply struct {
 	result []byte       // JSON text, when fault is nil
 	fault  error        // raised, died, said nothing: its text goes to the caller
 	code   schemas.Code // the plugin's own code of the fault; may be empty
+}
+
+// without hides a secret, before anything is cut or logged of what came.
+func (r reply) without(secret string) reply {
+	r.result = hide(r.result, secret)
+	if r.fault != nil {
+		if text := r.fault.Error(); hideText(text, secret) != text {
+			r.fault = errors.New(hideText(text, secret))
+		}
+	}
+	return r
 }
 
 // plugin is one version of a plugin as it was found on disk. It never changes.

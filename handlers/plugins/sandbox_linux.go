@@ -3,8 +3,11 @@ package plugins
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	stdruntime "runtime"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +33,15 @@ const (
 // startConfined starts a command that is confined together with everything it will
 // start. The thread that is confined for it ends before it returns: a thread of the
 // supervisor inside the confinement could be sent signals from there.
-func startConfined(spec *workerSpec, argv0 string, files []uintptr) (pid int, err error) {
-	if err := limitSelf(); err != nil {
+func startConfined(spec *workerSpec, group *taskGroup, argv0 string, files []uintptr) (pid int, err error) {
+	limits := map[int]uint64{
+		unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: maxFileBytes, unix.RLIMIT_NOFILE: maxOpenFiles,
+		unix.RLIMIT_MSGQUEUE: 0, unix.RLIMIT_MEMLOCK: 64 << 10,
+	}
+	if spec.User != nil && os.Geteuid() == 0 { // limits of another user's process take more rights than root may have
+		maps.Copy(limits, childLimits(spec))
+	}
+	if err := limitSelf(limits); err != nil {
 		return 0, err
 	}
 	type started struct {
@@ -49,6 +59,7 @@ func startConfined(spec *workerSpec, argv0 string, files []uintptr) (pid int, er
 			stdruntime.UnlockOSThread()
 			return
 		}
+		group.enter()
 		if err := confineThread(spec); err != nil {
 			done <- started{err: err}
 			return
@@ -66,16 +77,14 @@ func startConfined(spec *workerSpec, argv0 string, files []uintptr) (pid int, er
 	if s.err != nil {
 		return 0, s.err
 	}
+	group.take(s.pid)
 	limitChild(s.pid, spec)
 	return s.pid, nil
 }
 
 // limitSelf sets limits of the supervisor that its children inherit and itself never meets.
-func limitSelf() error {
-	for resource, limit := range map[int]uint64{
-		unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: maxFileBytes, unix.RLIMIT_NOFILE: maxOpenFiles,
-		unix.RLIMIT_MSGQUEUE: 0, unix.RLIMIT_MEMLOCK: 64 << 10,
-	} {
+func limitSelf(limits map[int]uint64) error {
+	for resource, limit := range limits {
 		var now unix.Rlimit
 		if err := unix.Getrlimit(resource, &now); err != nil {
 			return fmt.Errorf("read limit %d: %w", resource, err)
@@ -91,10 +100,34 @@ func limitSelf() error {
 // limitChild sets what only the child can bear, before it is asked anything. When memory
 // is short the kernel takes workers first.
 func limitChild(pid int, spec *workerSpec) {
-	data := uint64(spec.Memory + dataRoom)
-	_ = unix.Prlimit(pid, unix.RLIMIT_DATA, &unix.Rlimit{Cur: data, Max: data}, nil)
+	for resource, limit := range childLimits(spec) {
+		_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: limit, Max: limit}, nil)
+	}
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0)
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), fmt.Append(nil, niceWorker), 0)
+}
+
+// childLimits are those that the supervisor should not have itself.
+func childLimits(spec *workerSpec) map[int]uint64 {
+	limits := map[int]uint64{unix.RLIMIT_DATA: uint64(spec.Memory + dataRoom)}
+	if most := taskLimit(); most > 0 {
+		limits[unix.RLIMIT_NPROC] = most
+	}
+	return limits
+}
+
+// taskLimit is how many processes and threads the user of workers may have when one of them
+// starts another: a quarter of what the system has. The kernel lets root have any number.
+func taskLimit() uint64 {
+	most := uint64(0)
+	for _, name := range []string{"pid_max", "threads-max"} {
+		text, err := os.ReadFile("/proc/sys/kernel/" + name)
+		n, err2 := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+		if err == nil && err2 == nil && (most == 0 || n < most) {
+			most = n
+		}
+	}
+	return most / 4
 }
 
 // confineThread confines the calling thread for good. Every step uses system calls that
@@ -116,7 +149,10 @@ func confineThread(spec *workerSpec) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid new privileges: %w", err)
 	}
-	return rules.restrict()
+	if err := rules.restrict(); err != nil {
+		return err
+	}
+	return filterThread()
 }
 
 // dropPrivileges gives up all capabilities, and takes the user of workers when one is set.

@@ -19,7 +19,10 @@ func (s *supervisor) heard(l pluginLine) (workerEnd, bool) {
 		return s.closed()
 	}
 	if isPublication(l.text) {
-		return s.published(l.text)
+		if end, ended := s.published(l.text); ended {
+			return end, true
+		}
+		return s.rested()
 	}
 	if !s.calling {
 		return workerEnd{Text: "it answered when nothing was asked"}, true
@@ -29,7 +32,20 @@ func (s *supervisor) heard(l pluginLine) (workerEnd, bool) {
 	if s.tell(frameAnswer, l.text) != nil {
 		return workerEnd{Text: "grout has gone"}, true
 	}
-	s.rest()
+	if !s.rest() {
+		return workerEnd{Text: "what a call had left running could not be ended"}, true
+	}
+	s.resting = true
+	return s.rested()
+}
+
+// rested tells grout that nothing is left of a call, once that is so of what was written,
+// too: a line that waits would be taken for the answer of the next call.
+func (s *supervisor) rested() (workerEnd, bool) {
+	if !s.resting || s.said.more() {
+		return workerEnd{}, false
+	}
+	s.resting = false
 	if s.tell(frameIdle) != nil {
 		return workerEnd{Text: "grout has gone"}, true
 	}
@@ -43,6 +59,9 @@ func (s *supervisor) published(line []byte) (workerEnd, bool) {
 			return workerEnd{Text: fmt.Sprintf("it published more than %d times", maxPublished)}, true
 		}
 		return workerEnd{Text: "grout has gone"}, s.tell(framePlugin, line) != nil
+	}
+	if s.stray++; s.stray > maxStray {
+		return workerEnd{Text: fmt.Sprintf("it published more than %d times while no call ran", maxStray)}, true
 	}
 	s.note("it published something while no call ran, which is dropped")
 	if !bytes.Contains(line, []byte(`"ack":true`)) {
@@ -106,21 +125,21 @@ func (s *supervisor) death(status unix.WaitStatus) string {
 }
 
 // rest ends what the call has left running. What was there when the worker said that it is
-// ready stays.
-func (s *supervisor) rest() {
+// ready stays. False: it could not be ended.
+func (s *supervisor) rest() bool {
 	if !s.began {
 		s.began, s.keep = true, map[procID]bool{}
 		for _, p := range s.tree.walk(maxProcesses) {
 			s.keep[p.id()] = true
 		}
-		return
+		return true
 	}
 	s.sampler.relax()
 	if len(s.keep) == 1 && s.tree.alone() {
 		s.forget()
-		return
+		return true
 	}
-	ended := map[procID]bool{}
+	ended, quiet := map[procID]bool{}, false
 	limit := time.Now().Add(restWithin)
 	for time.Now().Before(limit) {
 		if s.tree.kill(func(p *proc) bool {
@@ -129,7 +148,14 @@ func (s *supervisor) rest() {
 			}
 			ended[p.id()] = true
 			return false
-		}) == 0 {
+		}) == 0 && s.tree.none(func(pid int) bool {
+			if pid == s.tree.leader {
+				return true
+			}
+			p, ok := readProc(pid)
+			return ok && s.keep[p.id()]
+		}) {
+			quiet = true
 			break
 		}
 		pause := time.NewTimer(200 * time.Microsecond)
@@ -139,6 +165,7 @@ func (s *supervisor) rest() {
 		s.note("ended %d processes that a call had left running", len(ended))
 	}
 	s.forget()
+	return quiet
 }
 
 // forget gives back the memory of a long line.

@@ -29,6 +29,8 @@ const (
 	// maxPublished is how often a call may try to publish. The host refuses before; this is
 	// for a plugin that does not care.
 	maxPublished = 10_000
+	// maxStray is how often a worker may publish while no call runs.
+	maxStray = 100
 	// lastMoment is how long the end of a worker and the end of what it wrote may lie apart.
 	lastMoment = 100 * time.Millisecond
 	// speakWithin bounds every word to grout. One that was cut off cannot be followed by
@@ -52,11 +54,15 @@ type supervisor struct {
 	again  chan struct{} // the line has been dealt with
 	feed   chan []byte   // lines for the plugin
 	logs   []*printed
+	said   pending // what the worker has written
 	temp   *tempDir
+	group  *taskGroup
 
 	calling bool // a call, or the handshake
 	began   bool // the handshake is over
 	told    int  // publications of the call
+	stray   int  // publications since
+	resting bool // the call is over, and grout does not know yet that nothing of it is left
 	large   bool // a line was so long that its memory should be given back
 }
 
@@ -117,6 +123,7 @@ func (s *supervisor) run() {
 	s.spec = first
 	if err := s.start(); err != nil {
 		s.temp.remove()
+		s.group.remove()
 		s.bury(workerEnd{Text: err.Error()})
 		return
 	}
@@ -131,6 +138,7 @@ func (s *supervisor) run() {
 	if !gone {
 		s.tree.end(lingerFor)
 	}
+	s.group.remove()
 	s.temp.remove()
 }
 
@@ -179,7 +187,8 @@ func (s *supervisor) start() error {
 			return fmt.Errorf("set up a pipe: %w", err)
 		}
 	}
-	s.tree.leader, err = startConfined(&s.spec, argv0, []uintptr{uintptr(null), uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2]), uintptr(theirs[3])})
+	s.group = newTaskGroup()
+	s.tree.leader, err = startConfined(&s.spec, s.group, argv0, []uintptr{uintptr(null), uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2]), uintptr(theirs[3])})
 	if err != nil {
 		return err
 	}
@@ -196,7 +205,8 @@ func (s *supervisor) start() error {
 		go l.read(os.NewFile(uintptr(mine[i]), "output"))
 	}
 	go s.write(os.NewFile(uintptr(mine[2]), "requests"))
-	go s.read(os.NewFile(uintptr(mine[3]), "answers"))
+	s.said = newPending(os.NewFile(uintptr(mine[3]), "answers"), s.spec.MaxLine)
+	go s.read()
 	return nil
 }
 
@@ -240,13 +250,18 @@ func (s *supervisor) serve() workerEnd {
 			if ended {
 				return end
 			}
-			if !s.calling {
+			if s.resting {
+				deadline.Reset(lastMoment)
+			} else if !s.calling {
 				deadline.Stop()
 			}
 			s.again <- struct{}{}
 		case status := <-s.tree.died:
 			return s.after(status)
 		case <-deadline.C:
+			if s.resting {
+				return workerEnd{Text: "it wrote half a line when nothing was asked"}
+			}
 			return workerEnd{Text: "it took too long", Expired: true}
 		case <-sample.C:
 			broken, next := s.sampler.look(s.calling)
@@ -272,7 +287,7 @@ func (s *supervisor) obey(o order, deadline, sample *time.Timer) (workerEnd, boo
 		if err != nil || s.calling {
 			return workerEnd{Text: "grout made a call out of turn"}, true
 		}
-		line, s.calling, s.large, s.told = rest, true, len(rest) > largeLine, 0
+		line, s.calling, s.large, s.told, s.stray = rest, true, len(rest) > largeLine, 0, 0
 		s.sampler.begin(cpu)
 		for _, l := range s.logs {
 			l.refill()
@@ -356,10 +371,9 @@ func (s *supervisor) write(w io.WriteCloser) {
 }
 
 // read hands on the lines of the plugin, each after the one before was dealt with.
-func (s *supervisor) read(r io.Reader) {
-	lines := lineReader{r: bufio.NewReaderSize(r, 64<<10), most: s.spec.MaxLine}
+func (s *supervisor) read() {
 	for {
-		text, err := lines.next()
+		text, err := s.said.next()
 		s.lines <- pluginLine{text, err}
 		if err != nil {
 			return

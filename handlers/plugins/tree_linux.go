@@ -2,7 +2,9 @@ package plugins
 
 import (
 	"bytes"
+	"errors"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -39,8 +41,9 @@ type tree struct {
 
 	// mu is held while children are reaped: without it, the number of a child cannot become
 	// that of a stranger.
-	mu     sync.Mutex
-	reaped time.Duration // processor time of children that have been waited for
+	mu      sync.Mutex
+	reaped  time.Duration // processor time of children that have been waited for
+	orphans int           // children that have been waited for, of which the leader is one
 
 	died  chan unix.WaitStatus // of the leader
 	empty chan struct{}        // closed once there is no child left
@@ -70,6 +73,12 @@ func (t *tree) reap() {
 func (t *tree) collect() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.collectNow()
+}
+
+// collectNow is collect for who holds the lock. What has ended and was not waited for would
+// fill the lists of children, and at last the numbers that the system has.
+func (t *tree) collectNow() {
 	for {
 		var status unix.WaitStatus
 		var usage unix.Rusage
@@ -80,7 +89,11 @@ func (t *tree) collect() {
 		if err != nil || pid <= 0 {
 			return
 		}
+		if !status.Exited() && !status.Signaled() {
+			continue // it made this process its tracer, and has stopped
+		}
 		t.reaped += time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+		t.orphans++
 		if pid == t.leader {
 			t.died <- status
 		}
@@ -133,6 +146,7 @@ func (t *tree) walk(most int) []proc {
 func (t *tree) kill(keep func(*proc) bool) (killed int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.collectNow()
 	for _, p := range t.walk(maxWalk) {
 		if keep != nil && keep(&p) {
 			continue
@@ -148,16 +162,27 @@ func (t *tree) kill(keep func(*proc) bool) (killed int) {
 }
 
 // killNear ends the direct children, each with its process group: none can leave that by
-// a fork meanwhile. What lost its parent by this is a direct child next time.
-func (t *tree) killNear() {
+// a fork meanwhile. What lost its parent by this is a direct child next time. The newest
+// of them is told.
+func (t *tree) killNear() (newest int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, pid := range childrenOf(t.self, 1) {
+	t.collectNow()
+	for _, pid := range t.children() {
+		newest = pid
 		if group, err := unix.Getpgid(pid); err == nil && group > 1 && group != t.group {
 			_ = unix.Kill(-group, unix.SIGKILL)
 		}
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
+	return newest
+}
+
+// left tells how many children have been waited for.
+func (t *tree) left() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.orphans
 }
 
 func killIdentified(p proc) {
@@ -171,7 +196,8 @@ func killIdentified(p proc) {
 		return
 	}
 	defer unix.Close(fd)
-	if now, ok := readProc(p.pid); ok && now.start == p.start {
+	// In a storm of processes a number may be another's within one tick of the clock.
+	if now, ok := readProc(p.pid); ok && now.start == p.start && (now.parent == p.parent || now.parent == os.Getpid()) {
 		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
 	}
 }
@@ -181,8 +207,12 @@ func killIdentified(p proc) {
 func (t *tree) end(within time.Duration) bool {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
+	newest, still := 0, 0 // how often nothing new has come
 	for pass := 0; ; pass++ {
-		t.killNear()
+		still++
+		if last := t.killNear(); last != newest {
+			newest, still = last, 0
+		}
 		if pass%8 == 0 {
 			t.kill(nil)
 		}
@@ -191,7 +221,7 @@ func (t *tree) end(within time.Duration) bool {
 				setPriority(&p, 0)
 			}
 		}
-		again := time.NewTimer(min(50*time.Microsecond<<min(pass/4, 10), 5*time.Millisecond))
+		again := time.NewTimer(min(50*time.Microsecond<<min(still/4, 10), 5*time.Millisecond))
 		select {
 		case <-t.empty:
 			again.Stop()
@@ -230,6 +260,26 @@ func (t *tree) alone() bool {
 	return !ok || len(childrenOf(t.leader, leader.threads)) == 0
 }
 
+// none reports whether every child of this process is one to be kept. What is just being
+// replaced by a child of its own counts until it was waited for.
+func (t *tree) none(keep func(pid int) bool) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, pid := range t.children() {
+		if !keep(pid) {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *tree) children() []int {
+	if t.files {
+		return childrenOf(t.self, 1)
+	}
+	return childrenByScan()[t.self]
+}
+
 // endOrphans ends a worker whose supervisor has gone, as far as it can still be found.
 func endOrphans(leader leaderID) {
 	for range 10 {
@@ -265,7 +315,7 @@ func childrenOf(pid, threads int) []int {
 	}
 	var pids []int
 	for _, task := range tasks {
-		text, err := os.ReadFile(dir + task + "/children")
+		text, err := readKernel(dir + task + "/children")
 		if err != nil {
 			continue
 		}
@@ -276,6 +326,29 @@ func childrenOf(pid, threads int) []int {
 		}
 	}
 	return pids
+}
+
+// readKernel reads a file of /proc without what the runtime does for files that may block.
+// It is called after every call of a plugin.
+func readKernel(path string) ([]byte, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	text := make([]byte, 0, 256)
+	for {
+		n, err := unix.Read(fd, text[len(text):cap(text)])
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return nil, err
+		}
+		if n = max(n, 0); n == 0 && err == nil {
+			return text, nil
+		}
+		if text = text[:len(text)+n]; len(text) == cap(text) {
+			text = slices.Grow(text, cap(text))
+		}
+	}
 }
 
 // childrenByScan looks at every process of the machine, for kernels that list no children.

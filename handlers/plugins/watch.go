@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -137,33 +139,56 @@ func fingerprint(root, name string) string {
 	if err != nil {
 		return "closed: " + err.Error()
 	}
-	sum, n := sha256.New(), 0
-	_ = filepath.WalkDir(real, func(file string, entry fs.DirEntry, err error) error {
-		isDir := entry != nil && entry.IsDir()
-		if n++; n > maxWatched {
-			return fs.SkipAll
+	sum := sha256.New()
+	if info, err := folder.Stat("."); err == nil {
+		fmt.Fprintf(sum, "%o\x00", info.Mode())
+	}
+	fingerprintOf(sum, real, maxWatched)
+	return string(sum.Sum(nil))
+}
+
+// fingerprintOf sums up a directory, of which it looks at so many files, and tells how many
+// are left. Not more are read: a plugin may have put any number there.
+func fingerprintOf(sum io.Writer, dir string, most int) int {
+	entries, err := entriesOf(dir, most)
+	if err != nil {
+		fmt.Fprintf(sum, "%s\x00%v\x00", dir, err)
+	}
+	for _, entry := range entries {
+		if most--; most < 0 {
+			return most
 		}
-		if file != real && passedOver(filepath.Base(file), isDir) {
-			if isDir {
-				return fs.SkipDir
-			}
-			return nil
+		if passedOver(entry.Name(), entry.IsDir()) {
+			continue
 		}
-		var info fs.FileInfo
-		if err == nil {
-			info, err = entry.Info()
-		}
+		file := filepath.Join(dir, entry.Name())
+		info, err := entry.Info()
 		switch {
 		case err != nil:
 			fmt.Fprintf(sum, "%s\x00%v\x00", file, err)
-		case isDir:
+		case entry.IsDir():
 			fmt.Fprintf(sum, "%s\x00%o\x00", file, info.Mode())
+			most = fingerprintOf(sum, file, most)
 		default:
 			fmt.Fprintf(sum, "%s\x00%o\x00%d\x00%d\x00", file, info.Mode(), info.Size(), info.ModTime().UnixNano())
 		}
-		return nil
-	})
-	return string(sum.Sum(nil))
+	}
+	return most
+}
+
+// entriesOf reads at most so many entries of a directory, by name.
+func entriesOf(dir string, most int) ([]fs.DirEntry, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(max(most, 1))
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return entries, err
 }
 
 // madeByRunning are names of folders and ends of names of files that appear when things

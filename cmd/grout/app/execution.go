@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"grout/handlers"
@@ -32,6 +33,10 @@ type execution struct {
 	cancel  context.CancelCauseFunc
 	ended   chan struct{} // closed when it is over
 	stopped bool          // the process ends before the plugin has answered
+
+	publishing sync.Mutex // one publication follows another into the log
+	published  int64      // number of the newest; guarded by publishing
+	until      time.Time  // nothing is published any more
 }
 
 // do runs the plugin and writes what came of it.
@@ -66,12 +71,12 @@ func (e *execution) again() bool {
 		return false
 	}
 	rerun := schemas.ExecutionRerun{RunID: e.run.ID, Attempt: e.run.Try()}
-	o, ok := e.write(schemas.RerunPlugin.Name, rerun.EncodePayload(nil))
+	o, ok := e.write(e.writing(), schemas.RerunPlugin.Name, rerun.EncodePayload(nil))
 	if !ok || o.Code != "" {
 		return false
 	}
-	r := e.read()
-	if r == nil || !r.Open() {
+	r, ok := e.read()
+	if !ok || r == nil || !r.Open() {
 		return false
 	}
 	e.run, e.taken = r, time.Now()
@@ -93,6 +98,7 @@ func (e *execution) call() (end *schemas.ExecutionEnd, result []byte) {
 			return e.endOf(e.failure(err)), nil
 		}
 	}
+	e.published, e.until = e.run.Execution.Published, time.Now().Add(time.Duration(e.run.Execution.Timeout))
 	c := plugins.Call{RunID: e.key.id, Publish: e.publish, Secret: e.all.tokenOf(e.expected)}
 	if c.Input, err = e.input(c.Secret); err != nil {
 		return e.endOf(e.failure(err)), nil
@@ -146,7 +152,7 @@ func (e *execution) enter() (httpapi.Ticket, error) {
 			if e.ctx.Err() != nil {
 				return nil, e.ctx.Err()
 			}
-			return nil, schemas.Errorf(schemas.CodePluginBusy, "Plugin '%s' is busy", e.run.Plugin)
+			return nil, schemas.BusyPlugin(e.run.Plugin)
 		}
 	}
 }
@@ -197,20 +203,36 @@ func (e *execution) endOf(a plugins.Answer) *schemas.ExecutionEnd {
 	return end
 }
 
+// look reads of the partition. While its node is being opened anew it is waited for, as
+// long as a call may take.
+func (e *execution) look(read func(*partition) error) error {
+	ctx, cancel := context.WithTimeout(e.ctx, max(time.Duration(e.run.Execution.Timeout), lastWrite))
+	defer cancel()
+	for wait := writeAgain; ; wait = min(2*wait, writeAgainAtMost) {
+		err := error(errNotWorking)
+		if p := e.all.current(e.partition); p != nil {
+			err = read(p)
+		}
+		if err == nil || errors.Is(err, errRunEnded) || !sleep(ctx, wait) {
+			return err
+		}
+	}
+}
+
 // data reads the client's object again.
-func (e *execution) data() ([]byte, error) {
-	p := e.all.current(e.partition)
-	if p == nil {
-		return nil, errNotWorking
-	}
-	r, err := p.store.OpenExecution(e.run.Place)
-	switch {
-	case err != nil:
-		return nil, err
-	case r == nil || r.ID != e.run.ID:
-		return nil, errRunEnded
-	}
-	return r.Data, nil
+func (e *execution) data() (data []byte, err error) {
+	err = e.look(func(p *partition) error {
+		r, err := p.store.OpenExecution(e.run.Place)
+		switch {
+		case err != nil:
+			return err
+		case r == nil || r.ID != e.run.ID:
+			return errRunEnded
+		}
+		data = r.Data
+		return nil
+	})
+	return data, err
 }
 
 // input makes what the plugin is given (contract §4).
@@ -220,11 +242,11 @@ func (e *execution) input(token string) ([]byte, error) {
 		AppID: r.AppID, UserID: r.UserID, Username: r.Execution.Username, Roles: r.Execution.Roles, Superadmin: r.Execution.Superadmin,
 		Token: token,
 	}
-	p := e.all.current(e.partition)
-	if p == nil {
-		return nil, errNotWorking
-	}
-	v, err := p.standing.View(&handlers.Question{AppID: r.AppID, UserID: r.UserID, TenantID: r.TenantID, Plugin: r.Plugin}, e.all.now(p))
+	var v *entitlements.View
+	err := e.look(func(p *partition) (err error) {
+		v, err = p.standing.View(&handlers.Question{AppID: r.AppID, UserID: r.UserID, TenantID: r.TenantID, Plugin: r.Plugin}, e.all.now(p))
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("entitlements of a plugin: %w", err)
 	}
@@ -236,17 +258,23 @@ func (e *execution) input(token string) ([]byte, error) {
 
 // publish makes known what a plugin says while it runs.
 func (e *execution) publish(name string, data []byte) error {
-	switch {
-	case !schemas.PublishedName(name):
-		return fmt.Errorf("%.128q is no name that a plugin may publish under", name)
-	case len(data) > schemas.MaxPublishedBytes:
-		return fmt.Errorf("the data has %d bytes, at most %d are published", len(data), schemas.MaxPublishedBytes)
-	}
 	p := schemas.PluginPublication{RunID: e.run.ID, Attempt: e.run.Try(), Name: name, Data: data}
-	o, ok := e.write(schemas.PublishPlugin.Name, p.EncodePayload(nil))
+	if fault := p.Judge(); fault != nil {
+		return errors.New(fault.Detail)
+	}
+	e.publishing.Lock()
+	defer e.publishing.Unlock()
+	if e.published >= schemas.MaxPublications { // the log need not know of each
+		return fmt.Errorf("a run publishes at most %d events", schemas.MaxPublications)
+	}
+	e.published++
+	p.Number = e.published
+	ctx, cancel := context.WithDeadline(e.ctx, e.until) // the plugin waits, and must end in time
+	defer cancel()
+	o, ok := e.write(ctx, schemas.PublishPlugin.Name, p.EncodePayload(nil))
 	switch {
 	case !ok:
-		return errors.New("grout is stopping")
+		return errors.New("it could not be brought into the log in time")
 	case o.Code != "":
 		return errors.New(o.Detail)
 	}
@@ -270,16 +298,19 @@ func (e *execution) watch(node context.Context, p *partition) {
 	}
 }
 
-// read gives the run as it is committed; nil when it cannot be read, or is gone.
-func (e *execution) read() *store.Run {
-	p := e.all.current(e.partition)
-	if p == nil {
-		return nil
+// read gives the run as it is committed, nil when it is gone, however long it takes until
+// that can be read. False: the process ends before.
+func (e *execution) read() (r *store.Run, ok bool) {
+	for wait := writeAgain; ; wait = min(2*wait, writeAgainAtMost) {
+		if p := e.all.current(e.partition); p != nil {
+			r, err := p.store.Run(e.key.app, e.key.id)
+			if err == nil {
+				return r, true
+			}
+			e.all.logger.Error("a run cannot be read", "run", e.key.id, "error", err)
+		}
+		if !sleep(e.writing(), wait) {
+			return nil, false
+		}
 	}
-	r, err := p.store.Run(e.key.app, e.key.id)
-	if err != nil {
-		e.all.logger.Error("a run cannot be read", "run", e.key.id, "error", err)
-		return nil
-	}
-	return r
 }

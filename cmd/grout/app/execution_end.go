@@ -8,6 +8,7 @@ import (
 	"grout/bus"
 	"grout/handlers/httpapi"
 	"grout/schemas"
+	"grout/store"
 )
 
 // end brings what came of an execution into the log, however long that takes, and gives
@@ -19,7 +20,7 @@ func (e *execution) end(end *schemas.ExecutionEnd) (status schemas.RunStatus, ok
 	}
 	// What a run burnt counts although it has ended.
 	if !errors.Is(context.Cause(e.ctx), errRunEnded) || len(end.Usage) > 0 {
-		o, ok := e.write(schemas.FinishPlugin.Name, end.EncodePayload(nil))
+		o, ok := e.write(e.writing(), schemas.FinishPlugin.Name, end.EncodePayload(nil))
 		switch {
 		case !ok:
 			return 0, false
@@ -29,15 +30,16 @@ func (e *execution) end(end *schemas.ExecutionEnd) (status schemas.RunStatus, ok
 			return schemas.RunFailed, true
 		}
 	}
-	for wait := writeAgain; ; wait = min(2*wait, writeAgainAtMost) {
-		if r := e.read(); r != nil {
-			e.run = r
-			return r.Status, true
-		}
-		if !sleep(e.writing(), wait) {
-			return 0, false
-		}
+	r, ok := e.read()
+	if ok && r == nil { // its store was lost, and with it all that the run had done to it
+		r = &store.Run{Run: e.run.Clone()}
+		r.Status, r.Code, r.Error = schemas.RunFailed, string(schemas.CodeWorkerLost), "The run was lost with the store that held it"
 	}
+	if !ok {
+		return 0, false
+	}
+	e.run = r
+	return r.Status, true
 }
 
 // answer is what whoever waits is told. A run that ended otherwise than by what the plugin
@@ -64,15 +66,14 @@ const (
 func (e *execution) writing() context.Context { return e.all.writes }
 
 // write brings a command into the log and waits for its outcome. It is written again
-// until that is known; twice is once. False: the process ends.
-func (e *execution) write(kind string, payload []byte) (o schemas.CommandOutcome, ok bool) {
-	ctx := e.writing()
+// until that is known; twice is once. False: ctx ends before.
+func (e *execution) write(ctx context.Context, kind string, payload []byte) (o schemas.CommandOutcome, ok bool) {
 	told := false
 	for wait := writeAgain; ; wait = min(2*wait, writeAgainAtMost) {
 		p := e.all.current(e.partition)
 		err := error(errNotWorking)
 		if p != nil {
-			o, err = e.all.submit(ctx, p, e.key.app, kind, payload)
+			o, err = e.submit(ctx, p, kind, payload)
 		}
 		switch {
 		case err == nil:
@@ -91,10 +92,11 @@ func (e *execution) write(kind string, payload []byte) (o schemas.CommandOutcome
 	}
 }
 
-// submit writes one command of grout's own about an app.
-func (x *executions) submit(ctx context.Context, p *partition, app, kind string, payload []byte) (schemas.CommandOutcome, error) {
-	f := ownCommand(kind, "plugins", x.now(p), payload)
-	f.AppID = app
+// submit writes one command about the execution. It belongs to the request that plugin.execute
+// came with.
+func (e *execution) submit(ctx context.Context, p *partition, kind string, payload []byte) (schemas.CommandOutcome, error) {
+	f := ownCommand(kind, "plugins", e.all.now(p), payload)
+	f.AppID, f.CorrelationID, f.TraceParent = e.key.app, e.run.Execution.CorrelationID, e.run.Execution.TraceParent
 	return commandOutcome(ctx, p.publisher, f)
 }
 

@@ -75,6 +75,8 @@ const dispatchPage = 16
 // dispatch takes the executions of a partition in the order in which they were accepted,
 // each once, until ctx ends.
 func (x *executions) dispatch(ctx context.Context, p *partition) error {
+	began := p.store.LogPosition(p.store.Checkpoint().Seq)
+	x.watchAgain(ctx, p)
 	var behind store.Place
 	for {
 		list, changed, err := p.store.OpenExecutions(behind, dispatchPage)
@@ -86,7 +88,7 @@ func (x *executions) dispatch(ctx context.Context, p *partition) error {
 			continue
 		}
 		for _, r := range list {
-			x.take(ctx, p, r)
+			x.take(ctx, p, r, r.Place.Seq <= began)
 			behind = r.Place
 		}
 		if len(list) == dispatchPage {
@@ -100,18 +102,31 @@ func (x *executions) dispatch(ctx context.Context, p *partition) error {
 	}
 }
 
-// take begins an execution, or goes on with one that this process runs while its node is
-// another one.
-func (x *executions) take(ctx context.Context, p *partition, r *store.Run) {
+// watchAgain watches what this process runs of a partition whose node is another one: it
+// may have ended meanwhile.
+func (x *executions) watchAgain(ctx context.Context, p *partition) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range x.running {
+		if e.partition == p.number {
+			x.work.Go(func() { e.watch(ctx, p) })
+		}
+	}
+}
+
+// take begins an execution that does not run yet. One from before the dispatch may have
+// run, and ended, since it was read.
+func (x *executions) take(ctx context.Context, p *partition, r *store.Run, before bool) {
 	key := runKey{r.AppID, r.ID}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if e := x.running[key]; e != nil {
-		x.work.Go(func() { e.watch(ctx, p) })
+	if x.stopping || x.running[key] != nil {
 		return
 	}
-	if x.stopping {
-		return
+	if before {
+		if now, err := p.store.OpenExecution(r.Place); err == nil && now == nil {
+			return
+		}
 	}
 	e := &execution{
 		all: x, partition: p.number, key: key, run: r, ended: make(chan struct{}),
@@ -229,7 +244,7 @@ func (x *executions) finish(ctx context.Context) {
 // current gives the partition of a number that works now; nil when none does.
 func (x *executions) current(number int) *partition {
 	n := x.nodes.current.Load()
-	if n == nil {
+	if n == nil || !n.settled.Load() {
 		return nil
 	}
 	p, err := n.partition(number)

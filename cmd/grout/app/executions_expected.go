@@ -38,7 +38,7 @@ func (x *executions) expect(e httpapi.Expected) (*expected, error) {
 		return nil, errNotWorking
 	}
 	if len(x.expected) >= maxExpected || x.bytes+size > maxExpectedBytes {
-		return nil, schemas.Errorf(schemas.CodePluginBusy, "Plugin '%s' is busy", e.Plugin)
+		return nil, schemas.BusyPlugin(e.Plugin)
 	}
 	x.bytes += size
 	one := &expected{

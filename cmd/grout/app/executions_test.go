@@ -156,6 +156,14 @@ type countedTicket struct{ n int }
 
 func (t *countedTicket) Leave() { t.n++ }
 
+// Users learn why a plugin does not load, not where it lies.
+func TestWhereAPluginLiesIsNotTold(t *testing.T) {
+	i := plugins.Info{Name: "x", Path: "/srv/plugins/x", Error: "ImportError: cannot import name 'a' from 'x.b' (/srv/plugins/x/b.py)"}
+	if got, want := portOf(&i).Error, "ImportError: cannot import name 'a' from 'x.b' (x/b.py)"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
+
 // As many calls are let in without a worker as are soon done.
 func TestTempos(t *testing.T) {
 	for _, c := range []struct {

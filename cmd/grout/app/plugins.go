@@ -71,10 +71,19 @@ func (x *pluginPort) Loaded() (n int) {
 	return n
 }
 
+// withoutPath names a folder in a text by its name alone.
+func withoutPath(text, folder, name string) string {
+	if whole, err := filepath.Abs(folder); err == nil && folder != "" {
+		text = strings.ReplaceAll(text, whole, name)
+	}
+	return text
+}
+
+// portOf is what users are told of a plugin: where it lies on this machine is not among it.
 func portOf(i *plugins.Info) httpapi.Plugin {
 	return httpapi.Plugin{
 		Name: i.Name, DisplayName: i.DisplayName, Description: i.Description, Version: i.Version, Backend: i.Backend,
-		Enabled: i.Enabled, Error: i.Error, Timeout: i.Limits.Timeout, QueueTimeout: i.Limits.QueueTimeout,
+		Enabled: i.Enabled, Error: withoutPath(i.Error, i.Path, i.Name), Timeout: i.Limits.Timeout, QueueTimeout: i.Limits.QueueTimeout,
 		MaxInputBytes: i.Limits.MaxInputBytes, Rerun: i.RetryOnCrash,
 	}
 }

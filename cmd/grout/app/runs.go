@@ -64,14 +64,14 @@ func (r *runPort) RunEvents(_ context.Context, app, id string, behind int64, lim
 	return page, err
 }
 
-// RunOfKey implements httpapi.Runs. A key stands for a run for a day (contract §4).
+// RunOfKey implements httpapi.Runs. A key stands for a run that ran for a day (contract §4).
 func (r *runPort) RunOfKey(_ context.Context, app, user, plugin, key string) (*schemas.Run, error) {
 	p, err := (*reads)(r).partitionOf(app)
 	if err != nil {
 		return nil, err
 	}
 	run, err := p.store.RunOfKey(app, user, plugin, key)
-	if err != nil || run == nil {
+	if err != nil || run == nil || run.WasBusy() {
 		return nil, err
 	}
 	now, _ := (*entitled)(r).now(p)
