@@ -165,7 +165,7 @@ def execute(data):
     return threading.active_count()
 `, func(m *manifest) { m.Limits.MemoryBytes = 2 << 30 })
 	r, took := ask(p, w.worker(p), nil, nil)
-	if r.fault == nil || !strings.Contains(r.fault.Error(), "threads") {
+	if r.fault == nil || !strings.Contains(r.fault.Error(), "thread") { // the supervisor's bound, or the kernel's, which the plugin meets
 		t.Errorf("got %s, %v after %s", r.result, r.fault, took)
 	}
 }

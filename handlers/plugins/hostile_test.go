@@ -273,7 +273,7 @@ def execute(data):
         assert attempt(read, path), path
     for path in data["read"] + data["unwritten"]:
         assert not attempt(write, path), path
-    for dir in (os.environ["HOME"], os.environ["TMPDIR"], os.getcwd()):
+    for dir in (os.environ["HOME"], os.environ["TMPDIR"], os.getcwd() + "/data"):
         write(dir + "/x"); os.rename(dir + "/x", dir + "/y"); os.mkdir(dir + "/d"); os.rmdir(dir + "/d"); os.unlink(dir + "/y")
     open("/dev/null", "r+b").write(b"x")
     assert attempt(read, "/dev/urandom")
@@ -286,14 +286,25 @@ def execute(data):
     assert libc.mount(b"/tmp", b"/mnt", None, 4096, None) == -1
     return "held"
 `)
+	for _, file := range []string{"plugin.yaml", "entitlements.yaml", filepath.Join("data", "kept")} {
+		w.write(filepath.Join(p.dir, file), "")
+	}
+	elsewhere := t.TempDir()
+	if err := os.Symlink(elsewhere, filepath.Join(p.dir, "logs")); err != nil {
+		t.Fatal(err)
+	}
 	got, _ := ask(p, w.worker(p), map[string]any{
 		"unread": []string{
 			secret, setting, w.data, filepath.Join(w.data, "store.db"), filepath.Join(link, "secrets", "internal.key"), "/proc/self/root" + secret,
 			filepath.Join(w.o.StateDir, "homes", "other", "note"), filepath.Join(w.o.StateDir, "logs"),
 		},
-		"read":      []string{beside, "/etc/passwd"},
-		"unwritten": []string{filepath.Join(w.o.Dir, "new"), filepath.Join(t.TempDir(), "new"), "/tmp/grout-new", "/dev/shm/grout-new"},
-		"pids":      []int{os.Getpid(), os.Getppid()},
+		"read": []string{beside, "/etc/passwd"},
+		"unwritten": []string{
+			filepath.Join(w.o.Dir, "new"), filepath.Join(t.TempDir(), "new"), "/tmp/grout-new", "/dev/shm/grout-new",
+			filepath.Join(p.dir, "plugin.yaml"), filepath.Join(p.dir, "entitlements.yaml"), filepath.Join(p.dir, p.Entry), filepath.Join(p.dir, "new"),
+			filepath.Join(p.dir, "logs", "new"), filepath.Join(elsewhere, "new"),
+		},
+		"pids": []int{os.Getpid(), os.Getppid()},
 	}, nil)
 	if string(got.result) != `"held"` {
 		t.Errorf("got %s, %v\n%s", got.result, got.fault, w.log(p))

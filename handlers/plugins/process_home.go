@@ -35,7 +35,7 @@ func (r *processRuntime) spec(p *plugin) (*workerSpec, error) {
 	}
 	spec := &workerSpec{
 		Plugin: p.Name, Dir: p.dir, Home: home, Env: r.environment(p, home), Command: p.Command,
-		Writable: []string{home, p.dir}, Hide: hide, User: r.o.User,
+		Writable: append(ownFolders(p.dir), home), Hide: hide, User: r.o.User,
 		MaxLine: p.Limits.MaxOutputBytes + lineRoom, Memory: p.Limits.MemoryBytes,
 	}
 	if len(spec.Command) == 0 {
@@ -43,6 +43,20 @@ func (r *processRuntime) spec(p *plugin) (*workerSpec, error) {
 		spec.Readable = []string{r.shim}
 	}
 	return spec, r.reachable(home)
+}
+
+// writableFolders are those of a plugin's own folder that it may write to, where they are.
+// The rest it may not: its limits and what it costs stand there.
+var writableFolders = []string{"data", "logs", "tmp", "cache"}
+
+func ownFolders(dir string) (paths []string) {
+	for _, name := range writableFolders {
+		path := filepath.Join(dir, name)
+		if info, err := os.Lstat(path); err == nil && info.IsDir() {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // python is what runs the shim: that of the plugin's own environment, when it has one, else
@@ -88,6 +102,7 @@ func (r *processRuntime) environment(p *plugin, home string) []string {
 	passed := []string{"PATH", "LANG", "TZ"}
 	if len(p.Command) == 0 {
 		passed = append(passed, "DATABASE_URI")
+		env["PYTHONPYCACHEPREFIX"] = filepath.Join(home, ".cache", "python")
 	}
 	for _, kv := range r.o.Env {
 		if name, value, ok := strings.Cut(kv, "="); ok && slices.Contains(passed, name) {

@@ -298,7 +298,7 @@ func TestProcessEnvironment(t *testing.T) {
 	if json.Unmarshal([]byte(got), &both) != nil || json.Unmarshal(both[0], &env) != nil {
 		t.Fatal(got)
 	}
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GROUT_TEST_MARK", "DATABASE_URI"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "PYTHONPYCACHEPREFIX", "GROUT_TEST_MARK", "DATABASE_URI"} {
 		if env[name] == "" {
 			t.Errorf("there is no %s", name)
 		}
