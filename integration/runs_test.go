@@ -307,15 +307,15 @@ func cancelOne(t *testing.T, w *world, n int) string {
 func TestCancelStopsThePlugin(t *testing.T) {
 	w := startPlugins(t, 1, map[string]string{"beat/logic.py": `
 import os, subprocess, sys, time
-beat = "import os,time\nwhile True:\n    open(os.path.join(%r, 'beat-child'), 'w').write(repr(time.time()))\n    time.sleep(0.002)\n" % os.path.dirname(__file__)
+beat = "import os,time\nwhile True:\n    open(os.path.join(%r, 'data', 'beat-child'), 'w').write(repr(time.time()))\n    time.sleep(0.002)\n" % os.path.dirname(__file__)
 def execute(data):
     subprocess.Popen([sys.executable, "-c", beat], start_new_session=True)
     while True:
-        open(os.path.join(os.path.dirname(__file__), "beat"), "w").write(repr(time.time()))
+        open(os.path.join(os.path.dirname(__file__), "data", "beat"), "w").write(repr(time.time()))
         time.sleep(0.002)
-`}, "MOZAIKS_DRAIN_LIMIT=300ms")
+`, "beat/data/.keep": ""}, "MOZAIKS_DRAIN_LIMIT=300ms")
 	beats := func(name string) time.Time {
-		text, _ := os.ReadFile(filepath.Join(w.plugins, "beat", name))
+		text, _ := os.ReadFile(filepath.Join(w.plugins, "beat", "data", name))
 		seconds, _ := strconv.ParseFloat(string(text), 64)
 		return time.UnixMicro(int64(seconds * 1e6))
 	}
@@ -362,7 +362,7 @@ func TestCrashRecovery(t *testing.T) {
 	const once = `
 import os, time
 def execute(data):
-    marker = os.path.join(os.path.dirname(__file__), "begun")
+    marker = os.path.join(os.path.dirname(__file__), "data", "begun")
     if os.path.exists(marker):
         return {"token": data["user_jwt"], "user": data["user_id"], "n": data["n"]}
     open(marker, "w").close()
@@ -370,7 +370,7 @@ def execute(data):
 `
 	w := startPlugins(t, 1, map[string]string{
 		"again/logic.py": once, "again/plugin.yaml": "name: again\nretry_on_crash: true\n",
-		"lost/logic.py": once,
+		"lost/logic.py": once, "again/data/.keep": "", "lost/data/.keep": "",
 	})
 	ids := map[string]string{}
 	for _, name := range []string{"again", "lost"} {
@@ -379,7 +379,7 @@ def execute(data):
 		}
 		w.execute(t, "ann", name, `{"n":7}`, "Prefer", "respond-async").want(t, 202).into(t, &accepted)
 		ids[name] = accepted.ID
-		waitFor(t, func() bool { _, err := os.Stat(filepath.Join(w.plugins, name, "begun")); return err == nil })
+		waitFor(t, func() bool { _, err := os.Stat(filepath.Join(w.plugins, name, "data", "begun")); return err == nil })
 	}
 	w.Kill()
 	waitFor(t, func() bool { return workers(t, w) == 0 })

@@ -162,7 +162,7 @@ func TestUserTokens(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	provider.keys["k1"], provider.keys["ec"], provider.keys["ed"] = key, ec, ed
+	provider.change(func(i *identityProvider) { i.keys["k1"], i.keys["ec"], i.keys["ed"] = key, ec, ed })
 	p := start(t, filepath.Join(t.TempDir(), "data"), 1, externalEnv(provider)...)
 
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
@@ -237,7 +237,7 @@ func TestKeysOfUserTokens(t *testing.T) {
 	token := func(key *rsa.PrivateKey, kid string) string {
 		return signed(t, jwt.SigningMethodRS256, key, kid, goodClaims())
 	}
-	provider.down = true
+	provider.change(func(i *identityProvider) { i.down = true })
 	p := start(t, filepath.Join(t.TempDir(), "data"), 1, externalEnv(provider)...)
 	expect := func(what string, a answer, status int) {
 		t.Helper()
