@@ -402,7 +402,7 @@ func suite(t *testing.T, connect func(*testing.T) *nats.Conn) {
 	wantGuard(t, StreamDiverged, err)
 	o := newMemoryOutbox()
 	o.add(10)
-	killed(t, b, o, "relay.committed", 1)
+	killed(t, openBus(t, connect(t), smallConfig()), o, "relay.committed", 1) // a bus that nothing else runs on
 	relayAll(t, again, o, RelayOptions{})
 	wantFacts(t, b, 10)
 }
