@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -56,9 +57,32 @@ func (a *announced) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// dataDir is a directory that goes with the test. A NATS server that has ended may still
+// put a batch away in it, so what cannot be removed is tried again.
+func dataDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "grout-app-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		again, enough := time.NewTicker(10*time.Millisecond), time.After(10*time.Second)
+		defer again.Stop()
+		for err := os.RemoveAll(dir); err != nil; err = os.RemoveAll(dir) {
+			select {
+			case <-again.C:
+			case <-enough:
+				t.Errorf("remove the data directory: %v", err)
+				return
+			}
+		}
+	})
+	return filepath.Join(dir, "data")
+}
+
 func testConfig(t *testing.T, partitions int) Config {
 	cfg := DefaultConfig()
-	cfg.DataDir = filepath.Join(t.TempDir(), "data")
+	cfg.DataDir = dataDir(t)
 	cfg.HTTPAddr, cfg.NATSListen = "127.0.0.1:0", ""
 	cfg.Partitions, cfg.FoldEvery, cfg.LogLevel = partitions, 500, "error"
 	cfg.InternalKeys = Secret{Values: []string{"key"}}
