@@ -55,6 +55,18 @@ faults: ## kill a running grout KILLS times (200) and count what it answered for
 clients: ## let the reference clients meet a grout that is killed, and pipe a million events (ROUNDS=200)
 	GROUT_FAULT_KILLS=$(or $(ROUNDS),200) go test -count=1 -timeout 60m -run 'TestReference|TestPipe' -v ./integration/
 
+.PHONY: deliveries
+deliveries: ## let a Platform and endpoints of webhooks be away while grout is killed ROUNDS times (30)
+	GROUT_DELIVER_ROUNDS=$(or $(ROUNDS),30) go test -count=1 -timeout 60m -run 'TestDeliveries|TestGroutsThatReport' -v ./integration/
+
+.PHONY: live
+live: ## let CLIENTS (1000) watch 50 chats while grout is killed ROUNDS times (20), two not read for a minute, and 10,000 come with bad tokens
+	GROUT_LIVE_CLIENTS=$(or $(CLIENTS),1000) GROUT_LIVE_KILLS=$(or $(ROUNDS),20) GROUT_LIVE_STALL=60 GROUT_LIVE_BAD_TOKENS=10000 go test -count=1 -timeout 60m -run 'TestLive|TestStalled|TestBadToken|TestSocket|TestEventStream' -v ./integration/
+
+.PHONY: cluster
+cluster: ## kill, pause, cut off and slow three NATS nodes and grout, ROUNDS times (100), and count what was answered for
+	GROUT_CLUSTER_ROUNDS=$(or $(ROUNDS),100) go test -count=1 -timeout 120m -run 'TestCluster' -v ./integration/ ./bus/
+
 .PHONY: disks
 disks: ## let the disk under a running grout fail, fill, hang and be read-only, ROUNDS times (100)
 	GROUT_FAULT_KILLS=$(or $(ROUNDS),100) go test -count=1 -timeout 60m -run 'TestDiskErrors|TestSmallDisk|TestReadOnlyDisk|TestStreamThat|TestFullDisk' -v ./integration/

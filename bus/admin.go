@@ -85,9 +85,11 @@ func (a *Admin) Close() {
 	}
 }
 
-// ConnectAdmin connects to a running grout as its operator.
-func ConnectAdmin(url, password, name string) (*nats.Conn, error) {
-	nc, err := nats.Connect(url, nats.Name(name), nats.UserInfo(userAdmin, password), nats.MaxReconnects(20), nats.Timeout(apiTimeout))
+// ConnectAdmin connects to a running grout as its operator, with what TLSFiles.Beside
+// gives when the server has a certificate.
+func ConnectAdmin(url, password, name string, more ...nats.Option) (*nats.Conn, error) {
+	more = append(more, nats.Name(name), nats.UserInfo(userAdmin, password), nats.MaxReconnects(20), nats.Timeout(apiTimeout))
+	nc, err := nats.Connect(url, more...)
 	if errors.Is(err, nats.ErrAuthorization) {
 		return nil, fmt.Errorf("connect to %s: the password of the user %s is not the server's: %w", url, userAdmin, err)
 	}

@@ -8,8 +8,10 @@ import (
 )
 
 // StreamDamaged and FactsDamaged name messages of a stream's files that are not what
-// was written; StreamTornTail an end that was never whole, or was cut.
+// was written, InDamaged those of commands that others had published and that were not
+// in the log yet; StreamTornTail an end that was never whole, or was cut.
 const (
+	InDamaged      = "IN_DAMAGED"
 	StreamDamaged  = "STREAM_DAMAGED"
 	StreamTornTail = "STREAM_TORN_TAIL"
 	FactsDamaged   = "FACTS_DAMAGED"

@@ -22,7 +22,7 @@ const tailBytes = 64 << 20
 // was still needed.
 func mendTails(dir string, log *slog.Logger) (found []Found, err error) {
 	buf := &blockReader{}
-	for _, stream := range []string{schemas.StreamCommands, schemas.StreamFacts, schemas.StreamDeadLetters} {
+	for _, stream := range []string{schemas.StreamCommands, schemas.StreamFacts, schemas.StreamDeadLetters, schemas.StreamIn} {
 		blocks, err := blocksOf(dir, stream)
 		if err != nil {
 			return found, err
@@ -84,9 +84,9 @@ func (m *tailMender) block(f block, newest bool) error {
 	}
 	kept, err := MendBlock(m.dir, m.stream, f.path)
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", damageName(m.stream), d, err)
+		return fmt.Errorf("%s: %w: %w", DamageName(m.stream), d, err)
 	}
-	m.found = &Found{damageName(m.stream), fmt.Sprintf("%v (%d places); the messages were taken out, and those around them stay; the file as it was is %s", d, len(list), kept)}
+	m.found = &Found{DamageName(m.stream), fmt.Sprintf("%v (%d places); the messages were taken out, and those around them stay; the file as it was is %s", d, len(list), kept)}
 	return nil
 }
 
@@ -95,10 +95,13 @@ func forgetIndex(block string) error {
 	return ignoreMissing(os.Remove(filepath.Join(filepath.Dir(block), "index.db")))
 }
 
-// damageName is the name of damage in a stream.
-func damageName(stream string) string {
-	if stream == schemas.StreamCommands {
+// DamageName is the name of damage in a stream.
+func DamageName(stream string) string {
+	switch stream {
+	case schemas.StreamCommands:
 		return StreamDamaged
+	case schemas.StreamIn:
+		return InDamaged
 	}
 	return FactsDamaged
 }

@@ -38,8 +38,11 @@ func storedStream(t *testing.T, stream string, messages int) (dir string, want m
 	want = map[uint64]string{}
 	for n := range messages {
 		subject := schemas.GroupSubject(0)
-		if stream == schemas.StreamFacts {
+		switch stream {
+		case schemas.StreamFacts:
 			subject = "mozaiks.v1.evt.app.usage.recorded"
+		case schemas.StreamIn:
+			subject = schemas.FromPrefix("platform") + "app.usage.ingest"
 		}
 		data := fmt.Sprintf("message %d %s", n, strings.Repeat("x", n%300))
 		// Like everything of grout's it has a header, without which the server's own
@@ -88,7 +91,7 @@ func readBack(t *testing.T, dir, stream string, log *slog.Logger) (got map[uint6
 // beside it, and never a sequence.
 func TestFlippedBitsCostOneMessage(t *testing.T) {
 	const messages = 60
-	for _, stream := range []string{schemas.StreamCommands, schemas.StreamFacts} {
+	for _, stream := range []string{schemas.StreamCommands, schemas.StreamFacts, schemas.StreamIn} {
 		dir, want := storedStream(t, stream, messages)
 		blocks, err := blocksOf(dir, stream)
 		if err != nil || len(blocks) != 1 {
@@ -127,7 +130,7 @@ func TestFlippedBitsCostOneMessage(t *testing.T) {
 					t.Errorf("byte %d: message %d reads %q", at, seq, data)
 				}
 			}
-			if len(got) < messages && (len(found) != 1 || found[0].Name != damageName(stream)) {
+			if len(got) < messages && (len(found) != 1 || found[0].Name != DamageName(stream)) {
 				t.Errorf("byte %d: nobody was told: %v", at, found)
 			}
 		}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,6 +24,8 @@ type Config struct {
 	Replicas   int // 1
 	// CommandBytes, FactBytes and DeadLetterBytes bound the streams: 8, 8 and 1 GiB.
 	CommandBytes, FactBytes, DeadLetterBytes int64
+	// InBytes bounds MOZAIKS_IN: 1 GiB.
+	InBytes int64
 	// KeepLimits leaves streams that are there with the limits that they have: for
 	// tools, which need not know what the server was told.
 	KeepLimits bool
@@ -34,7 +38,25 @@ type Config struct {
 	// "publish.before", "publish.acked", "relay.batch", "relay.committed" and
 	// "epoch.published".
 	Fault func(point string)
+	// External says that the server is a cluster of somebody else's: it comes back by
+	// itself, so silence ends nothing, and its word of a loss is asked for again.
+	External bool
+	Confirm  time.Duration // for so long: 10 s
+	Logger   *slog.Logger  // nil drops what is told
 }
+
+// heartbeat is how often a pull must show that it lives, and silence how long it need not.
+func (b *Bus) heartbeat() time.Duration {
+	if b.cfg.External {
+		return externalHeartbeat
+	}
+	return pullHeartbeat
+}
+
+func (b *Bus) silence() time.Duration { return 2*b.heartbeat() + min(2*time.Second, b.heartbeat()) }
+
+// externalHeartbeat is short: the node that a reader's place is on may be gone at any time.
+const externalHeartbeat = time.Second
 
 func (c *Config) defaults() {
 	def := func(v *int64, std int64) {
@@ -46,9 +68,14 @@ func (c *Config) defaults() {
 	def(&c.CommandBytes, 8<<30)
 	def(&c.FactBytes, 8<<30)
 	def(&c.DeadLetterBytes, 1<<30)
+	def(&c.InBytes, 1<<30)
 	def((*int64)(&c.FactAge), int64(7*24*time.Hour))
 	def((*int64)(&c.DeadLetterAge), int64(30*24*time.Hour))
 	def((*int64)(&c.DuplicateWindow), int64(100*time.Millisecond))
+	def((*int64)(&c.Confirm), int64(stdConfirm))
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
 	if c.Fault == nil {
 		c.Fault = func(string) {}
 	}
@@ -63,7 +90,8 @@ type Bus struct {
 	js  jetstream.JetStream
 	cfg Config
 
-	acked ackedNote
+	acked  ackedNote
+	noting sync.Mutex
 
 	attached bool // to a server that is another process's
 }
@@ -77,6 +105,11 @@ func Open(ctx context.Context, nc *nats.Conn, cfg Config) (*Bus, error) {
 		return nil, fmt.Errorf("use JetStream: %w", err)
 	}
 	b := &Bus{nc: nc, js: js, cfg: cfg}
+	if cfg.External {
+		if err := checkExternal(nc, cfg.Replicas); err != nil {
+			return nil, err
+		}
+	}
 	for _, want := range b.streams() {
 		if err := b.keepStream(ctx, want); err != nil {
 			return nil, err
@@ -97,8 +130,12 @@ func (b *Bus) streams() []jetstream.StreamConfig {
 	std := jetstream.StreamConfig{
 		Storage: jetstream.FileStorage, Compression: jetstream.S2Compression,
 		Retention: jetstream.LimitsPolicy, Replicas: b.cfg.Replicas,
-		MaxMsgSize: schemas.MaxGroupBytes + headerRoom, Duplicates: b.cfg.DuplicateWindow,
+		MaxMsgSize: schemas.MaxLetterBytes + headerRoom, Duplicates: b.cfg.DuplicateWindow,
 		AllowDirect: true, DenyDelete: true, MaxMsgs: -1, MaxMsgsPerSubject: -1, MaxConsumers: -1,
+	}
+	if b.cfg.External {
+		// A copy that is started again may fail for good at a block that it cannot unpack.
+		std.Compression = jetstream.NoCompression
 	}
 	commands := std
 	commands.Name, commands.Subjects = schemas.StreamCommands, []string{schemas.SubjectsGroups}
@@ -112,13 +149,14 @@ func (b *Bus) streams() []jetstream.StreamConfig {
 	// No ConsumerLimits: with a max_ack_pending the server refuses every consumer
 	// without acknowledgements, ordered ones included. The gate bounds them.
 	facts.MaxConsumers = maxStreamConsumers
+	facts.MaxMsgSize = publicSize // MOZAIKS_IN may not take less than its source holds
 
 	dead := facts
 	dead.Name = schemas.StreamDeadLetters
 	dead.Subjects = []string{schemas.SubjectsDead, schemas.MarkerSubjects(schemas.DestDeadLetters)}
 	dead.MaxBytes, dead.MaxAge = b.cfg.DeadLetterBytes, b.cfg.DeadLetterAge
 	dead.MaxMsgSize = maxPayload // a letter holds a whole group in base64
-	return []jetstream.StreamConfig{commands, facts, dead}
+	return []jetstream.StreamConfig{commands, facts, dead, b.inStream(std)}
 }
 
 func (b *Bus) keepStream(ctx context.Context, want jetstream.StreamConfig) error {
@@ -137,7 +175,7 @@ func (b *Bus) keepStream(ctx context.Context, want jetstream.StreamConfig) error
 	}
 	have := stream.CachedInfo().Config
 	if what := unsafeSetting(&have, &want); what != "" {
-		return fmt.Errorf("stream %s cannot be used: %s; grout made no change to it", want.Name, what)
+		return settingf("stream %s cannot be used: %s; grout made no change to it", want.Name, what)
 	}
 	want.Metadata = have.Metadata
 	want.MaxConsumers = have.MaxConsumers // the server never changes it
@@ -171,6 +209,8 @@ func unsafeSetting(have, want *jetstream.StreamConfig) string {
 	switch {
 	case have.Storage != jetstream.FileStorage:
 		return "its storage is not file"
+	case have.Replicas < want.Replicas:
+		return fmt.Sprintf("it has %d replicas, not %d: what one node has acknowledged could be lost with it (nats stream edit %s --replicas %d)", have.Replicas, want.Replicas, want.Name, want.Replicas)
 	case have.PersistMode != jetstream.DefaultPersistMode:
 		return "its persist_mode is async, which loses acknowledged messages"
 	case !slices.Equal(subjects(have.Subjects), subjects(want.Subjects)):
@@ -189,9 +229,9 @@ func unsafeSetting(have, want *jetstream.StreamConfig) string {
 		return "it is sealed"
 	case have.DenyPurge:
 		return "deny_purge is set, so it could never be trimmed"
-	case have.Mirror != nil || len(have.Sources) > 0:
+	case have.Mirror != nil || !sameSources(have.Sources, want.Sources):
 		return "it takes messages from another stream"
-	case have.RePublish != nil || have.SubjectTransform != nil:
+	case have.RePublish != nil || want.SubjectTransform == nil && have.SubjectTransform != nil:
 		return "it republishes or renames its messages"
 	case have.AllowRollup && !want.AllowRollup:
 		return "it allows rollups"
@@ -208,5 +248,5 @@ func sameLimits(have, want *jetstream.StreamConfig) bool {
 		have.MaxMsgSize == want.MaxMsgSize && have.Duplicates == want.Duplicates && have.Compression == want.Compression &&
 		have.AllowDirect == want.AllowDirect && have.DenyDelete == want.DenyDelete && have.AllowRollup == want.AllowRollup &&
 		have.AllowAtomicPublish == want.AllowAtomicPublish &&
-		have.ConsumerLimits == want.ConsumerLimits
+		have.ConsumerLimits == want.ConsumerLimits && sameTransform(have.SubjectTransform, want.SubjectTransform)
 }

@@ -27,19 +27,24 @@
 //
 // # Who may do what
 //
-// The embedded server has three accounts, and room for more. GROUT holds the
-// streams; its users are grout itself, with a password made at start that is
-// never written anywhere, and admin. CONSUMER has no JetStream of its own and
-// imports from GROUT, by name, what pull consumers on MOZAIKS_EVT need. PLUGIN is
-// where services live that are plugins: GROUT calls them through an import, and they
-// reach nothing of GROUT but the answer to a call. Because
-// a reply subject is rewritten at the border of an account, nothing that the
-// consumer asks for can be answered into GROUT's subjects.
+// GROUT holds the streams; its users are grout itself, with a password made at start
+// that is never written anywhere, and admin. CONSUMER has no JetStream of its own and
+// imports from GROUT, by name, what pull consumers on MOZAIKS_EVT need. PLATFORM does
+// so, too, and imports grout's services and the subjects of commands. Each publisher that
+// the operator names has an account of its own, which imports the subjects of commands,
+// and permissions that leave it those of its apps. PLUGIN is where services live that are
+// plugins: GROUT calls them through an import, and they reach nothing of GROUT but the
+// answer to a call. Because a reply subject is rewritten at the border of an account,
+// nothing that others ask for can be answered into GROUT's subjects.
+//
+// A command crosses under the name of the account that it comes from, which the import
+// puts into its subject, and lies in MOZAIKS_IN until a pump has put it into the log.
+// What its headers could do to a stream is off there (see inStream).
 //
 // Push consumers would be the hole in that wall: a deliver subject lies in the
 // account that owns the stream, and it is in the body of the request, which no
-// permission can see. So CONSUMER does not reach the server's own call that
-// creates consumers. Its import leads to the gate, a service of grout that reads
+// permission can see. So nobody outside reaches the server's own call that
+// creates consumers. The import leads to the gate, a service of grout that reads
 // the request as the server would, refuses whatever makes the server write
 // somewhere, bounds the rest, and sends on what it has written anew.
 package bus

@@ -115,8 +115,17 @@ func (g *Gate) serve(m *nats.Msg) {
 	if no != nil {
 		answer, _ = json.Marshal(map[string]any{"type": answerType, "error": no}) // numbers and text: cannot fail
 	}
+	if no == nil && answerType == typeCreate && m.Subject != gateNames && g.nc.ConnectedClusterName() != "" {
+		time.AfterFunc(gateSettles, func() { _ = m.Respond(answer) })
+		return
+	}
 	_ = m.Respond(answer) // the connection is gone, or the caller is
 }
+
+// gateSettles is how long the word that a consumer is there is held back on a cluster. It
+// comes by another way than the nodes' word to each other of where the consumer is, and
+// whoever asks a node for messages before that is told that there is nobody to ask.
+const gateSettles = 50 * time.Millisecond
 
 // streamNames answers older clients, which look a stream up by its subject. Only
 // one stream is there for them.

@@ -217,5 +217,23 @@ func (s *Source) guardStalled(ctx context.Context) error {
 		s.pending.Store(info.NumPending)
 		return nil
 	}
+	if s.b.cfg.External && s.stuckAgain() {
+		s.drop()
+		s.failures++
+		return nil
+	}
 	return unreadable(s.behind)
+}
+
+// triesWhenStuck is how many readers of a cluster, each with a place on some node, must
+// be given nothing before a message is held for one that cannot be read.
+const triesWhenStuck = 10
+
+// stuckAgain counts the readers that were given nothing behind the same message.
+func (s *Source) stuckAgain() bool {
+	if s.stuckAt != s.behind {
+		s.stuckAt, s.stuck = s.behind, 0
+	}
+	s.stuck++
+	return s.stuck < triesWhenStuck
 }

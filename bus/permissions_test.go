@@ -76,7 +76,7 @@ type streamSum struct{ first, last, msgs uint64 }
 func (h *house) sums(t *testing.T) map[string]streamSum {
 	t.Helper()
 	out := map[string]streamSum{}
-	for _, name := range []string{schemas.StreamCommands, schemas.StreamFacts, schemas.StreamDeadLetters} {
+	for _, name := range []string{schemas.StreamIn, schemas.StreamCommands, schemas.StreamFacts, schemas.StreamDeadLetters} {
 		s, err := h.b.js.Stream(testContext(t), name)
 		if err != nil {
 			t.Fatalf("stream %s: %v", name, err)
@@ -149,7 +149,7 @@ func TestStrangersAreRefused(t *testing.T) {
 }
 
 func TestEmptyPasswordListClosesTheDoor(t *testing.T) {
-	s := must1(StartServer(ServerOptions{Dir: t.TempDir(), Listen: "127.0.0.1:0", ConsumerPasswords: []string{""}}))(t)
+	s := must1(StartServer(ServerOptions{Dir: t.TempDir(), Listen: "127.0.0.1:0", Doors: Doors{Consumer: Door{Passwords: []string{""}}}}))(t)
 	defer s.Shutdown()
 	for _, user := range []string{userConsumer, userAdmin} {
 		if nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(user, "")); err == nil {
@@ -451,7 +451,7 @@ func TestAdminCannotForge(t *testing.T) {
 	for range js.StreamNames(ctx).Name() {
 		names++
 	}
-	if names != 3 {
+	if names != 4 {
 		t.Errorf("admin sees %d streams", names)
 	}
 	if m, err := must1(js.Stream(ctx, schemas.StreamCommands))(t).GetMsg(ctx, 1); err != nil || m.Subject != "mozaiks.v1.grp.0" {

@@ -50,6 +50,8 @@ type Publisher struct {
 	wake    chan struct{}
 	acked   atomic.Int64
 
+	submitted, submittedBytes atomic.Int64
+
 	confirmed atomic.Uint64
 	life      context.Context // ends with Abort
 	abort     context.CancelFunc
@@ -73,6 +75,7 @@ type Receipt struct {
 type Pending struct {
 	p      *Publisher
 	frame  []byte // as it stands in the group
+	unit   int    // commands that stand in one group with it, from it on; of the first of them
 	index  uint32
 	seq    atomic.Uint64
 	stored chan struct{} // closed by the PubAck
@@ -126,30 +129,82 @@ func (p *Publisher) QueueDepth() (commands int, bytes int64) {
 // Submit queues a command. It copies what it needs: the frame and its payload are
 // the caller's again when Submit returns.
 func (p *Publisher) Submit(f schemas.CommandFrame) (*Pending, error) {
-	if f.FrameSize() > schemas.MaxCommandBytes {
+	most := schemas.MaxCommandBytes
+	if f.Kind == schemas.RetryLetter.Name {
+		most += schemas.RetryRoom // it holds a command of that size
+	}
+	if f.FrameSize() > most {
 		return nil, ErrTooLarge
 	}
-	c := &Pending{
-		p: p, frame: appendFrame(make([]byte, 0, f.FrameSize()+16), f),
+	c := p.pending(f)
+	size := int64(len(c.frame)) // the frame is the queue's from then on
+	if err := p.enqueue([]*Pending{c}, size); err != nil {
+		return nil, err
+	}
+	p.submitted.Add(1)
+	p.submittedBytes.Add(size)
+	return c, nil
+}
+
+// Submitted is what Submit has taken since the start; SubmitAll is not in it.
+func (p *Publisher) Submitted() (commands, bytes int64) {
+	return p.submitted.Load(), p.submittedBytes.Load()
+}
+
+// SubmitAll is Submit for commands that are stored side by side in one group, or not at
+// all: none of them can stand behind what was submitted later. One letter.file alone may
+// be as large as schemas.MaxLetterBytes. They must not be given up before they are stored.
+func (p *Publisher) SubmitAll(list []schemas.CommandFrame) ([]*Pending, error) {
+	size, most := 0, schemas.MaxGroupBytes-schemas.MaxGroupBytes/schemas.MaxGroupCommands
+	if len(list) == 1 && list[0].Kind == schemas.FileLetter.Name {
+		most = schemas.MaxLetterBytes
+	}
+	for i := range list {
+		size += list[i].FrameSize()
+	}
+	if size > most || len(list) > schemas.MaxGroupCommands {
+		return nil, ErrTooLarge
+	}
+	unit := make([]*Pending, len(list))
+	for i := range list {
+		unit[i] = p.pending(list[i])
+	}
+	if len(unit) == 0 {
+		return nil, nil
+	}
+	unit[0].unit = len(unit)
+	if err := p.enqueue(unit, int64(size)); err != nil {
+		return nil, err
+	}
+	return unit, nil
+}
+
+func (p *Publisher) pending(f schemas.CommandFrame) *Pending {
+	return &Pending{
+		p: p, unit: 1, frame: appendFrame(make([]byte, 0, f.FrameSize()+16), f),
 		stored: make(chan struct{}), done: make(chan struct{}),
 	}
-	size := int64(len(c.frame))
+}
+
+func (p *Publisher) enqueue(unit []*Pending, size int64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
 	case p.closed:
-		return nil, ErrClosed
-	case p.count >= p.opts.QueueCommands, p.bytes+size > p.opts.QueueBytes:
-		return nil, ErrBusy
+		return ErrClosed
+	case p.count+len(unit) > p.opts.QueueCommands, p.bytes+size > p.opts.QueueBytes:
+		return ErrBusy
 	}
-	p.queue = append(p.queue, c)
-	p.count++
-	p.bytes += size
+	p.queue = append(p.queue, unit...)
+	p.count += len(unit)
+	for _, c := range unit {
+		p.bytes += int64(len(c.frame))
+	}
 	select {
 	case p.wake <- struct{}{}:
 	default:
 	}
-	return c, nil
+	return nil
 }
 
 // appendFrame adds a command as it stands inside a group: a group of one without
@@ -203,6 +258,18 @@ func (c *Pending) Stored(ctx context.Context) (Receipt, error) {
 	return c.Wait(ended)
 }
 
+// Confirmed waits for the PubAck and does not give the outcome up: Wait is still to come.
+func (c *Pending) Confirmed(ctx context.Context) error {
+	select {
+	case <-c.stored:
+		return nil
+	case <-c.done: // its outcome has overtaken the PubAck, or it failed
+		return c.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 func (c *Pending) receipt() (Receipt, error) {
 	if c.err != nil {
 		return Receipt{}, c.err
@@ -238,7 +305,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 				return p.finish(ctx)
 			}
 		}
-		if err := p.publish(group); err != nil && silent(err) && ctx.Err() == nil {
+		if err := p.publish(group); err != nil && silent(err) && ctx.Err() == nil && !p.b.cfg.External {
 			p.close(ErrSilent)
 			return fmt.Errorf("publish to %s: %w: %w", p.subject, ErrSilent, err)
 		}
@@ -281,18 +348,22 @@ func (p *Publisher) take() []*Pending {
 	defer p.mu.Unlock()
 	var group []*Pending
 	size, n := 16, 0
-	for _, c := range p.queue {
-		if c.abandoned() {
+	for n < len(p.queue) {
+		unit := p.queue[n:][:max(p.queue[n].unit, 1)]
+		if len(unit) == 1 && unit[0].abandoned() {
 			p.count--
-			p.bytes -= int64(len(c.frame))
+			p.bytes -= int64(len(unit[0].frame))
 			n++
 			continue
 		}
-		if size += len(c.frame); len(group) == schemas.MaxGroupCommands || size > schemas.MaxGroupBytes {
+		for _, c := range unit {
+			size += len(c.frame)
+		}
+		if len(group) > 0 && (len(group)+len(unit) > schemas.MaxGroupCommands || size > schemas.MaxGroupBytes) {
 			break
 		}
-		group = append(group, c)
-		n++
+		group = append(group, unit...)
+		n += len(unit)
 	}
 	rest := copy(p.queue, p.queue[n:])
 	clear(p.queue[rest:])

@@ -148,7 +148,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			failing = time.Now()
 			r.log.Warn("relay is retrying", "error", err)
 		}
-		if failures >= triesBeforeSilent && time.Since(failing) > timeBeforeSilent && silent(err) {
+		if failures >= triesBeforeSilent && time.Since(failing) > timeBeforeSilent && silent(err) && !r.b.cfg.External {
 			return fmt.Errorf("relay to %s: %w: %w", r.stream, ErrSilent, err)
 		}
 		if err := pause(ctx, failures); err != nil {

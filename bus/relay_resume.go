@@ -14,6 +14,13 @@ import (
 // resume finds where to go on: at the later of the marker in the stream and the
 // outbox's own note.
 func (r *Relay) resume(ctx context.Context) error {
+	return r.b.confirmed(ctx, r.stream, func() (bool, error) {
+		err := r.resumeNow(ctx)
+		return isGuard(err), err
+	})
+}
+
+func (r *Relay) resumeNow(ctx context.Context) error {
 	noted, err := r.out.Relayed(r.dest)
 	if err != nil {
 		return &stopError{fmt.Errorf("read where the relay to %s stands: %w", r.dest, err)}

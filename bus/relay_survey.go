@@ -83,7 +83,15 @@ type RelayLoss struct {
 // SurveyRelay compares a destination stream with a relay's note, at the start of a
 // partition; nil when nothing is lost. What else a marker may tell is the relay's to
 // judge.
-func (b *Bus) SurveyRelay(ctx context.Context, dest string, partition int, noted schemas.RelayState, origin int64) (*RelayLoss, error) {
+func (b *Bus) SurveyRelay(ctx context.Context, dest string, partition int, noted schemas.RelayState, origin int64) (loss *RelayLoss, err error) {
+	err = b.confirmed(ctx, streamOf(dest), func() (_ bool, err error) {
+		loss, err = b.surveyRelay(ctx, dest, partition, noted, origin)
+		return loss != nil || isGuard(err), err
+	})
+	return loss, err
+}
+
+func (b *Bus) surveyRelay(ctx context.Context, dest string, partition int, noted schemas.RelayState, origin int64) (*RelayLoss, error) {
 	d, err := b.destination(ctx, dest, partition)
 	if err != nil || d.bad != nil {
 		return nil, err

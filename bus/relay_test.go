@@ -380,9 +380,11 @@ func TestServerStart(t *testing.T) {
 }
 
 // suite is what must hold on any NATS, embedded or not: the whole path of a command.
-func suite(t *testing.T, connect func(*testing.T) *nats.Conn) {
-	b := openBus(t, connect(t), smallConfig())
-	again := openBus(t, connect(t), smallConfig())
+func suite(t *testing.T, connect func(*testing.T) *nats.Conn) { suiteOf(t, smallConfig(), connect) }
+
+func suiteOf(t *testing.T, cfg Config, connect func(*testing.T) *nats.Conn) {
+	b := openBus(t, connect(t), cfg)
+	again := openBus(t, connect(t), cfg)
 	answer(t, again, 0)
 	r := must1(b.NewReplies("suite"))(t)
 	defer r.Close()
@@ -402,7 +404,7 @@ func suite(t *testing.T, connect func(*testing.T) *nats.Conn) {
 	wantGuard(t, StreamDiverged, err)
 	o := newMemoryOutbox()
 	o.add(10)
-	killed(t, openBus(t, connect(t), smallConfig()), o, "relay.committed", 1) // a bus that nothing else runs on
+	killed(t, openBus(t, connect(t), cfg), o, "relay.committed", 1) // a bus that nothing else runs on
 	relayAll(t, again, o, RelayOptions{})
 	wantFacts(t, b, 10)
 }

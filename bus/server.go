@@ -40,10 +40,16 @@ type ServerOptions struct {
 	// Listen is the TCP address; port 0 picks a free one, an empty text means no
 	// listener at all, so that only Connect reaches the server.
 	Listen string
-	// ConsumerPasswords, AdminPasswords and PluginPasswords open the doors of the users
-	// consumer, admin and plugin; several while they rotate. Without one there is no such
-	// user.
-	ConsumerPasswords, AdminPasswords, PluginPasswords []string
+	// Doors say who gets in. SetDoors changes them.
+	Doors Doors
+	// TLS makes every connection over TCP an encrypted one, when it names a certificate.
+	TLS TLSFiles
+	// WebSocket is where browsers connect, as the user consumer; an empty text means
+	// nowhere. Without TLS it must be a loopback address.
+	WebSocket string
+	// Origins are those of pages that may connect there, as https://host; without any
+	// only pages of the same origin may.
+	Origins []string
 	// MaxStore limits what JetStream may store, in bytes; 0 leaves it to the
 	// limits of the streams.
 	MaxStore int64
@@ -58,6 +64,10 @@ type Server struct {
 	dir      string
 	password string // of the user grout; lives in memory only
 	listens  bool
+	browsers bool // they have a listener
+	door     *doorkeeper
+	accounts []string // publishers that have one
+	certs    *certificates
 	gateConn *nats.Conn
 	gate     *Gate
 	logs     *serverLog
@@ -80,7 +90,10 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	opts, err := serverOptions(o)
+	if err := o.Doors.Check(); err != nil {
+		return nil, err
+	}
+	opts, certs, err := serverOptions(o)
 	if err != nil {
 		return nil, err
 	}
@@ -97,15 +110,16 @@ func StartServer(o ServerOptions) (*Server, error) {
 	if err := hideStreams(o.Dir); err != nil {
 		return nil, err
 	}
-	s := &Server{log: o.Logger, dir: o.Dir, found: found, password: rand.Text(), listens: o.Listen != ""}
+	s := &Server{log: o.Logger, dir: o.Dir, found: found, password: rand.Text(), listens: o.Listen != "", browsers: o.WebSocket != "", accounts: o.Doors.names(), certs: certs}
 	logs := &serverLog{log: o.Logger, fatal: make(chan string, 1), faulted: make(chan struct{}, 1)}
 	s.logs = logs
-	door := &doorkeeper{users: userTable(s.password, o.ConsumerPasswords, o.AdminPasswords, o.PluginPasswords)}
-	opts.CustomClientAuthentication = door
+	s.door = newDoorkeeper(o.Doors, s.password)
+	opts.CustomClientAuthentication = s.door
 	if s.ns, err = server.NewServer(opts); err != nil {
 		return nil, fmt.Errorf("make the NATS server: %w", err)
 	}
-	door.account = s.ns.LookupAccount
+	s.door.account, s.door.away = s.ns.LookupAccount, s.ns.DisconnectClientByID
+	s.door.present = func(id uint64) bool { return s.ns.GetClient(id) != nil }
 	s.ns.SetLoggerV2(logs, false, false, false)
 	if err := s.start(logs, o); err != nil {
 		s.Shutdown()
@@ -144,13 +158,13 @@ func (s *Server) start(logs *serverLog, o ServerOptions) error {
 	return err
 }
 
-func serverOptions(o ServerOptions) (*server.Options, error) {
+func serverOptions(o ServerOptions) (*server.Options, *certificates, error) {
 	if o.Dir == "" {
-		return nil, errors.New("the NATS server needs a store directory")
+		return nil, nil, errors.New("the NATS server needs a store directory")
 	}
 	opts := &server.Options{}
-	if err := opts.ProcessConfigString(accountsConfig); err != nil {
-		return nil, fmt.Errorf("read the accounts: %w", err)
+	if err := opts.ProcessConfigString(AccountsConfig(o.Doors.names(), nil)); err != nil {
+		return nil, nil, fmt.Errorf("read the accounts: %w", err)
 	}
 	opts.ServerName = "grout"
 	opts.NoSigs, opts.NoLog = true, true
@@ -165,23 +179,39 @@ func serverOptions(o ServerOptions) (*server.Options, error) {
 	opts.MaxConn, opts.MaxSubs, opts.MaxPending = maxConnections, 4096, maxPending
 	opts.WriteDeadline = 10 * time.Second
 	opts.PingInterval, opts.MaxPingsOut = 30*time.Second, 3
-	opts.AuthTimeout = 2
+	opts.AuthTimeout, opts.TLSTimeout = 2, 5
+	opts.AlwaysEnableNonce = true // which a NKey signs
+	certs, err := o.TLS.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	if certs != nil {
+		opts.TLSConfig = certs.config()
+	}
+	if err := o.webSocket(opts); err != nil {
+		return nil, nil, err
+	}
 	if o.Listen == "" {
 		opts.DontListen = true
-		return opts, nil
+		return opts, certs, nil
 	}
-	host, port, err := net.SplitHostPort(o.Listen)
+	opts.Host, opts.Port, err = splitAddress(o.Listen)
+	return opts, certs, err
+}
+
+// splitAddress gives host and port as the server takes them.
+func splitAddress(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
 	if err != nil {
-		return nil, fmt.Errorf("the NATS address %q is not host:port: %w", o.Listen, err)
+		return "", 0, fmt.Errorf("the NATS address %q is not host:port: %w", address, err)
 	}
-	opts.Host = host
-	if opts.Port, err = strconv.Atoi(port); err != nil || opts.Port < 0 || opts.Port > 65535 {
-		return nil, fmt.Errorf("the NATS address %q has no usable port", o.Listen)
+	if port, err = strconv.Atoi(text); err != nil || port < 0 || port > 65535 {
+		return "", 0, fmt.Errorf("the NATS address %q has no usable port", address)
 	}
-	if opts.Port == 0 {
-		opts.Port = server.RANDOM_PORT
+	if port == 0 {
+		port = server.RANDOM_PORT
 	}
-	return opts, nil
+	return host, port, nil
 }
 
 // A server that cannot open a stream, be it for an error of the disk that passes,

@@ -18,7 +18,7 @@ const pluginPassword = "plugin-password"
 
 func pluginHouse(t *testing.T) (*Server, *Services) {
 	t.Helper()
-	s := must1(StartServer(ServerOptions{Dir: t.TempDir(), Listen: "127.0.0.1:0", PluginPasswords: []string{pluginPassword}, ConsumerPasswords: []string{consumerPassword}, AdminPasswords: []string{adminPassword}}))(t)
+	s := must1(StartServer(ServerOptions{Dir: t.TempDir(), Listen: "127.0.0.1:0", Doors: Doors{Plugin: Door{Passwords: []string{pluginPassword}}, Consumer: Door{Passwords: []string{consumerPassword}}, Admin: Door{Passwords: []string{adminPassword}}}}))(t)
 	t.Cleanup(s.Shutdown)
 	return s, NewServices(connect(t, s))
 }

@@ -56,6 +56,8 @@ type Source struct {
 	heard    time.Time
 	connects uint64
 	failures int
+	stuckAt  uint64 // where readers were given nothing, and how many
+	stuck    int
 }
 
 // NewSource makes the source of a partition; Open starts it.
@@ -81,7 +83,11 @@ func (s *Source) Open(ctx context.Context, at schemas.Checkpoint) (streamCreated
 			return 0, err
 		}
 	}
-	if err := s.start(ctx); err != nil {
+	begin := s.start
+	if s.b.cfg.External {
+		begin = s.restart
+	}
+	if err := begin(ctx); err != nil {
 		s.Close()
 		return 0, err
 	}
@@ -103,7 +109,10 @@ func (s *Source) survey(ctx context.Context) error {
 	}
 	s.at.StreamCreated = v.Created
 	if s.b.cfg.Partitions > 1 {
-		return s.b.readThrough(ctx, s.partition, s.behind)
+		return s.b.confirmed(ctx, s.subject, func() (bool, error) {
+			err := s.b.readThrough(ctx, s.partition, s.behind)
+			return isGuard(err), err
+		})
 	}
 	return nil
 }
@@ -140,7 +149,7 @@ func (s *Source) Next(ctx context.Context) (schemas.StreamMessage, error) {
 				return schemas.StreamMessage{}, err
 			}
 		case <-tick.C:
-			if s.b.nc.IsClosed() || s.b.nc.Stats().Reconnects != s.connects || time.Since(s.heard) > silenceLimit {
+			if s.b.nc.IsClosed() || s.b.nc.Stats().Reconnects != s.connects || time.Since(s.heard) > s.b.silence() {
 				s.drop()
 			}
 			tick.Reset(sourceTick)
@@ -193,29 +202,22 @@ func (s *Source) restart(ctx context.Context) error {
 		if errors.Is(err, nats.ErrConnectionClosed) {
 			return fmt.Errorf("read %s: %w", s.subject, err)
 		}
-		if s.failures >= triesBeforeSilent && silent(err) {
+		if s.failures >= triesBeforeSilent && silent(err) && !s.b.cfg.External {
 			return fmt.Errorf("read %s: %w: %w", s.subject, ErrSilent, err)
 		}
 	}
 }
 
-// pause waits before another try: 50 ms, doubled up to 5 s, half of it at random.
+// pause waits before another try: 50 ms, doubled up to 2 s, half of it at random.
 func pause(ctx context.Context, failures int) error {
-	wait := min(50*time.Millisecond<<min(failures-1, 10), 5*time.Second)
-	t := time.NewTimer(wait/2 + rand.N(wait/2+1))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return sleep(ctx, jitter(min(50*time.Millisecond<<min(failures-1, 10), 2*time.Second)))
 }
+
+// jitter takes up to half of a wait away.
+func jitter(wait time.Duration) time.Duration { return wait/2 + rand.N(wait/2+1) }
 
 // start runs the guard and makes a consumer behind what was delivered last.
 func (s *Source) start(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	if s.last.Seq != 0 {
 		s.at.Seq, s.at.StoredAt = s.last.Seq, s.last.Time.UnixNano()
 		s.at.Digest = schemas.MessageDigest(s.last.Data)
@@ -223,10 +225,18 @@ func (s *Source) start(ctx context.Context) error {
 		s.last = schemas.StreamMessage{}
 	}
 	s.connects = s.b.nc.Stats().Reconnects
-	created, err := s.b.guardCommands(ctx, s.partition, s.at)
+	var created int64
+	err := s.b.confirmed(ctx, s.subject, func() (_ bool, err error) {
+		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		created, err = s.b.guardCommands(ctx, s.partition, s.at)
+		return isGuard(err), err
+	})
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
 	messages := make(chan *nats.Msg, 2*pullMessages)
 	s.inbox, s.pulls = s.b.nc.NewInbox(), 0
 	if s.sub, err = s.b.nc.ChanSubscribe(s.inbox+".*", messages); err != nil {
@@ -253,7 +263,7 @@ func (s *Source) replySubject() string { return s.inbox + "." + strconv.FormatUi
 func (s *Source) pull() error {
 	s.pulls++
 	ask := fmt.Appendf(nil, `{"expires":%d,"batch":%d,"max_bytes":%d,"idle_heartbeat":%d}`,
-		pullExpires.Nanoseconds(), pullMessages, pullBytes, pullHeartbeat.Nanoseconds())
+		pullExpires.Nanoseconds(), pullMessages, pullBytes, s.b.heartbeat().Nanoseconds())
 	err := s.b.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+schemas.StreamCommands+"."+s.consumer, s.replySubject(), ask)
 	s.left, s.room, s.heard = pullMessages, pullBytes, time.Now()
 	return err

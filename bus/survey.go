@@ -50,7 +50,15 @@ type Survey struct {
 
 // Survey compares the command stream with a store, at the start of a partition. A
 // *GuardError says why the store cannot go on with this stream, now or in a new epoch.
-func (b *Bus) Survey(ctx context.Context, partition int, h History) (Survey, error) {
+func (b *Bus) Survey(ctx context.Context, partition int, h History) (v Survey, err error) {
+	err = b.confirmed(ctx, schemas.StreamCommands, func() (_ bool, err error) {
+		v, err = b.survey(ctx, partition, h)
+		return v.Lost != "" || isGuard(err), err
+	})
+	return v, err
+}
+
+func (b *Bus) survey(ctx context.Context, partition int, h History) (Survey, error) {
 	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
 	v := &surveyor{

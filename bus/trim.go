@@ -47,15 +47,8 @@ func (b *Bus) Commands(ctx context.Context) (CommandStream, error) {
 // keeps whatever a snapshot needs: the group at the position of the oldest one
 // that may be restored, and everything behind it.
 func (b *Bus) Trim(ctx context.Context, partition int, below uint64) error {
-	stream, err := b.js.Stream(ctx, schemas.StreamCommands)
-	if err != nil {
-		return fmt.Errorf("trim %s: %w", schemas.StreamCommands, err)
-	}
-	info := stream.CachedInfo()
-	if below <= info.State.FirstSeq {
-		return nil
-	}
-	if err := b.noteTrimmed(ctx, info.Config, partition, below, info.Created.UnixNano()); err != nil {
+	info, err := b.noteTrim(ctx, partition, below)
+	if err != nil || info == nil {
 		return err
 	}
 	for to := info.State.FirstSeq; to < below; {
@@ -65,6 +58,22 @@ func (b *Bus) Trim(ctx context.Context, partition int, below uint64) error {
 		}
 	}
 	return nil
+}
+
+// noteTrim notes what is to be trimmed; nil says that it is gone already. One partition
+// notes at a time: where the notes are metadata, each writes them all.
+func (b *Bus) noteTrim(ctx context.Context, partition int, below uint64) (*jetstream.StreamInfo, error) {
+	b.noting.Lock()
+	defer b.noting.Unlock()
+	stream, err := b.js.Stream(ctx, schemas.StreamCommands)
+	if err != nil {
+		return nil, fmt.Errorf("trim %s: %w", schemas.StreamCommands, err)
+	}
+	info := stream.CachedInfo()
+	if below <= info.State.FirstSeq {
+		return nil, nil
+	}
+	return info, b.noteTrimmed(ctx, info.Config, partition, below, info.Created.UnixNano())
 }
 
 func (b *Bus) noteTrimmed(ctx context.Context, cfg jetstream.StreamConfig, partition int, below uint64, created int64) error {

@@ -91,17 +91,17 @@ func ingestFrame(id string, at int64, events ...schemas.UsageEvent) schemas.Comm
 		in.Events[i].Index = uint32(i)
 	}
 	b := schemas.SplitBatch(&in, "b-"+id, false, 1)[0]
-	return schemas.CommandFrame{Kind: schemas.UsageIngest.Name, ID: id, Source: "//t", Time: at, Accepted: at, Payload: b.EncodePayload(nil)}
+	return schemas.CommandFrame{Kind: schemas.UsageIngest.Name, ID: id, Source: "//mozaiks.ai/grout/t", Time: at, Accepted: at, Payload: b.EncodePayload(nil)}
 }
 
 func voidFrame(id string, at int64, app, event, reason string) schemas.CommandFrame {
 	v := schemas.EventVoid{EventID: event, Reason: reason}
-	return schemas.CommandFrame{Kind: schemas.UsageVoid.Name, AppID: app, ID: id, Source: "//t", Time: at, Accepted: at, Payload: v.EncodePayload(nil)}
+	return schemas.CommandFrame{Kind: schemas.UsageVoid.Name, AppID: app, ID: id, Source: "//mozaiks.ai/grout/t", Time: at, Accepted: at, Payload: v.EncodePayload(nil)}
 }
 
 func amendFrame(id string, at int64, app, event, reason string, values schemas.UsageValues) schemas.CommandFrame {
 	a := schemas.EventAmendment{EventID: event, Reason: reason, Values: values}
-	return schemas.CommandFrame{Kind: schemas.UsageAmend.Name, AppID: app, ID: id, Source: "//t", Time: at, Accepted: at, Payload: a.EncodePayload(nil)}
+	return schemas.CommandFrame{Kind: schemas.UsageAmend.Name, AppID: app, ID: id, Source: "//mozaiks.ai/grout/t", Time: at, Accepted: at, Payload: a.EncodePayload(nil)}
 }
 
 // applyGroups applies groups in transactions of at most per messages and gives
@@ -219,7 +219,7 @@ func TestCorrections(t *testing.T) {
 			t.Errorf("%d %s: %d new facts, want %d", n, c.name, len(facts), c.facts)
 		}
 		for _, f := range facts {
-			if f.CausationID != c.command.ID || f.CausationSource != "//t" || f.Subject != "event/"+eventOf(t, &c.command) {
+			if f.CausationID != c.command.ID || f.CausationSource != "//mozaiks.ai/grout/t" || f.Subject != "event/"+eventOf(t, &c.command) {
 				t.Errorf("%d %s: %+v does not name its command and event", n, c.name, f)
 			}
 			if refused := f.Type == schemas.TypeOf(schemas.CommandRefused.Name); refused != (c.code != "") || refused && f.Data.Code != c.code {

@@ -84,7 +84,7 @@ func benchmarkApply(b *testing.B, events, chats int, summaries, budgets bool) {
 			}
 			m := schemas.ManifestSync{Manifest: manifestOf(b, text+"}")}
 			applyGroups(b, s, [][]schemas.CommandFrame{{{
-				Kind: schemas.SyncEntitlement.Name, AppID: m.Manifest.AppID, ID: fmt.Sprint("m", n), Source: "//t", Time: testNow, Accepted: testNow, Payload: m.EncodePayload(nil),
+				Kind: schemas.SyncEntitlement.Name, AppID: m.Manifest.AppID, ID: fmt.Sprint("m", n), Source: "//mozaiks.ai/grout/t", Time: testNow, Accepted: testNow, Payload: m.EncodePayload(nil),
 			}}}, 1)
 		}
 	}

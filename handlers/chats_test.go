@@ -233,6 +233,16 @@ func (m *chatModel) chatTotals(app, chat string) schemas.UsageSums {
 	return deltas.Max(high)
 }
 
+// items is how many numbers a chat has given: one for each delta, whatever became of it.
+func (m *chatModel) items(app, chat string) (n uint64) {
+	for _, e := range m.events {
+		if e.event.AppID == app && e.event.ChatID == chat && !e.event.Summary {
+			n++
+		}
+	}
+	return n
+}
+
 func (m *chatModel) appTotals(app string) (sums schemas.UsageSums) {
 	for _, e := range m.events {
 		if e.event.AppID == app && e.event.ChatID == "" {
@@ -265,7 +275,7 @@ func (m *chatModel) check(t rapid.TB, s *store.Store) {
 			if (got != nil) != known {
 				t.Fatalf("%s of %s is %+v, known: %v", chat, app, got, known)
 			}
-			if want := (schemas.ChatUsage{AppID: app, ChatID: chat, UserID: user, Totals: m.chatTotals(app, chat)}); known && *got != want {
+			if want := (schemas.ChatUsage{AppID: app, ChatID: chat, UserID: user, Totals: m.chatTotals(app, chat), Sequence: m.items(app, chat)}); known && *got != want {
 				t.Fatalf("chat is %+v, want %+v", *got, want)
 			}
 		}

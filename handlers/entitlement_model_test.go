@@ -459,7 +459,7 @@ func (d *drawing) next(t rapid.TB) drawn {
 	a := m.app(app)
 	user, tenant, model := d.who()
 	frame := func(kind, app string, payload []byte) schemas.CommandFrame {
-		return schemas.CommandFrame{Kind: kind, AppID: app, ID: fmt.Sprint("c", d.n), Source: "//t", Time: m.now, Accepted: m.now, Payload: payload}
+		return schemas.CommandFrame{Kind: kind, AppID: app, ID: fmt.Sprint("c", d.n), Source: "//mozaiks.ai/grout/t", Time: m.now, Accepted: m.now, Payload: payload}
 	}
 	switch n := d.pick(100); {
 	case n < 12:

@@ -33,7 +33,7 @@ func newEntitled(t testing.TB) *entitled {
 // frame makes a command of an app.
 func (w *entitled) frame(kind, app string, payload []byte) schemas.CommandFrame {
 	w.n++
-	return schemas.CommandFrame{Kind: kind, AppID: app, ID: fmt.Sprint("c", w.n), Source: "//t", Time: w.now, Accepted: w.now, Payload: payload}
+	return schemas.CommandFrame{Kind: kind, AppID: app, ID: fmt.Sprint("c", w.n), Source: "//mozaiks.ai/grout/t", Time: w.now, Accepted: w.now, Payload: payload}
 }
 
 func (w *entitled) do(kind, app string, payload []byte) (o schemas.CommandOutcome) {

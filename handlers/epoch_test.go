@@ -33,7 +33,7 @@ func inEpochs(t *testing.T, h history, cuts ...int) (list []schemas.StreamMessag
 
 func epochStart(e schemas.EpochBegin) schemas.StreamMessage {
 	return rawGroup(e.From, []schemas.CommandFrame{{
-		Kind: schemas.EpochStart.Name, ID: fmt.Sprint("epoch-", e.N), Source: "//test", Accepted: testNow, Payload: e.EncodePayload(nil),
+		Kind: schemas.EpochStart.Name, ID: fmt.Sprint("epoch-", e.N), Source: "//mozaiks.ai/grout/test", Accepted: testNow, Payload: e.EncodePayload(nil),
 	}})
 }
 

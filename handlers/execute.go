@@ -119,5 +119,5 @@ func (b *books) begin(p *schemas.PluginExecution, v *entitlements.View, check *s
 			return nil, err
 		}
 	}
-	return r, b.tellRun(r, events)
+	return r, b.tellRun(r, &next, events)
 }

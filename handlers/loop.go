@@ -49,6 +49,7 @@ type Loop struct {
 	bytes   atomic.Int64
 	running atomic.Bool
 	waiting atomic.Int64 // messages that were in the stream when it was opened
+	expect  atomic.Uint64
 	ahead   *budget
 }
 
@@ -72,7 +73,13 @@ func (l *Loop) Running() bool { return l.running.Load() }
 // CaughtUp reports whether everything has been applied that was in the stream when
 // it was opened: before that, what was answered by an earlier process may not be
 // visible yet. It needs a source with a method Pending() uint64.
-func (l *Loop) CaughtUp() bool { return l.running.Load() && l.applied.Load() >= l.waiting.Load() }
+func (l *Loop) CaughtUp() bool {
+	return l.running.Load() && l.applied.Load() >= l.waiting.Load() && l.o.Store.Checkpoint().Seq >= l.expect.Load()
+}
+
+// Expect names a message that must be applied before the loop has caught up: a source
+// that reads a copy of the stream may not know of it yet.
+func (l *Loop) Expect(seq uint64) { l.expect.Store(seq) }
 
 // Run applies messages until ctx ends or something makes it impossible to go on.
 // While one transaction is committed the next messages are decoded.

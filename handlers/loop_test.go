@@ -174,7 +174,7 @@ func obey(seen *[]int64) func(*store.Tx, Command, *marked) (Result, error) {
 
 func order(id string) schemas.CommandFrame {
 	name, _, _ := strings.Cut(id, " ")
-	return schemas.CommandFrame{Kind: markedKind.Name, AppID: "a", ID: "c-" + name, Source: "//test", Accepted: testNow, Payload: []byte(id)}
+	return schemas.CommandFrame{Kind: markedKind.Name, AppID: "a", ID: "c-" + name, Source: "//mozaiks.ai/grout/test", Accepted: testNow, Payload: []byte(id)}
 }
 
 // letter is what a test wants to see of a dead letter.

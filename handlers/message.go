@@ -82,10 +82,19 @@ func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
 		return nil, tx.End()
 	}
 	outcomes := make([][]byte, len(m.group.Commands))
+	var later []func()
 	for i := range m.group.Commands {
 		frame, index := &m.group.Commands[i], uint32(i)
 		now := tx.Command(frame)
 		if why := m.dead[index]; why != nil {
+			if again, ok := m.payloads[i].(*schemas.LetterRetry); ok && why.Code == schemas.CodePoison {
+				outcome, err := retryDied(tx, again, why)
+				if err != nil {
+					return nil, err
+				}
+				outcomes[i] = outcome
+				continue
+			}
 			if err := tx.DeadLetter(index, m.letter(frame, index, why, nil, frame.Payload)); err != nil {
 				return nil, err
 			}
@@ -100,9 +109,17 @@ func (t *Table) apply(tx *store.Tx, m *message) ([][]byte, error) {
 		if err != nil {
 			return nil, &poison{m, index, err}
 		}
-		outcomes[i] = result.Outcome
+		if outcomes[i] = result.Outcome; result.Later != nil {
+			later = append(later, func() { outcomes[i] = result.Later() })
+		}
 	}
-	return outcomes, tx.End()
+	if err := tx.End(); err != nil {
+		return nil, err
+	}
+	for _, outcome := range later {
+		outcome()
+	}
+	return outcomes, nil
 }
 
 func (t *Table) call(tx *store.Tx, c Command, payload any) (r Result, err error) {
@@ -116,6 +133,9 @@ func (t *Table) call(tx *store.Tx, c Command, payload any) (r Result, err error)
 			err = fmt.Errorf("handler of %s panicked: %v\n%s", c.Kind, p, stack)
 		}
 	}()
+	if c.Published() {
+		return t.once(tx, c, payload)
+	}
 	return t.rows[c.Kind].apply(tx, c, payload)
 }
 
@@ -133,12 +153,16 @@ func (m *message) letter(frame *schemas.CommandFrame, index uint32, why *schemas
 		l.AppID, l.Kind = frame.AppID, frame.Kind
 		l.CorrelationID, l.TraceParent = frame.CorrelationID, frame.TraceParent
 		if frame.Kind != "" { // the whole command, as a group of one, so that it can be sent again
-			l.Original.Data = schemas.AppendGroup(nil, []schemas.CommandFrame{*frame})
+			whole := *frame
+			if whole.Published() { // the same that is read again has the same letter
+				whole.Accepted = 0
+			}
+			l.Original.Data = schemas.AppendGroup(nil, []schemas.CommandFrame{whole})
 		}
 		if frame.ID != "" {
 			l.Cause, n = schemas.Cause{ID: frame.ID, Source: frame.Source}, 0
 		}
 	}
-	l.ID = schemas.FactID(l.Cause, n)
+	l.ID = schemas.LetterID(l.Cause, n, &l.Original)
 	return l
 }

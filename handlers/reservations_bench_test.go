@@ -22,7 +22,7 @@ func BenchmarkReserveSettle(b *testing.B) {
 	}
 	defer s.Close()
 	frame := func(id, kind string, payload []byte) schemas.CommandFrame {
-		return schemas.CommandFrame{Kind: kind, AppID: "a", ID: id, Source: "//t", Time: testNow, Accepted: testNow, Payload: payload}
+		return schemas.CommandFrame{Kind: kind, AppID: "a", ID: id, Source: "//mozaiks.ai/grout/t", Time: testNow, Accepted: testNow, Payload: payload}
 	}
 	for _, text := range []string{benchManifest, `{"user_id":"u",` + benchManifest[1:]} {
 		m := schemas.ManifestSync{Manifest: manifestOf(b, text)}

@@ -1,6 +1,8 @@
 package handlers
 
 import (
+	"cmp"
+
 	"grout/handlers/entitlements"
 	"grout/schemas"
 	"grout/store"
@@ -32,18 +34,25 @@ func (b *books) silence() (int64, error) {
 	return w.RunSilence * 1e9, nil
 }
 
-// tellRun stores events of a run and files their facts.
-func (b *books) tellRun(r *store.Run, events []schemas.RunEvent) error {
+// tellRun stores events of a run and files their facts, and behind its end what its chat
+// has come to; next is the run with these events.
+func (b *books) tellRun(r *store.Run, next *schemas.Run, events []schemas.RunEvent) error {
 	for i := range events {
 		e := &events[i]
 		if err := b.tx.AddRunEvent(r, e); err != nil {
 			return err
 		}
-		about := e.ChatID
-		if about == "" {
-			about = e.RunID
+		chat, user := cmp.Or(e.ChatID, e.RunID), cmp.Or(next.UserID, e.UserID)
+		if err := b.tx.EmitItem(b.command.Index, e.Step.Kind(), e.AppID, chat, user, schemas.RunSubject(e.RunID), schemas.RunFact(e).AppendJSON); err != nil {
+			return err
 		}
-		b.tx.EmitTo(b.command.Index, e.Step.Kind(), e.AppID, about, schemas.RunSubject(e.RunID), schemas.RunFact(e).AppendJSON)
+		if !e.Step.Ends().Ended() {
+			continue
+		}
+		s := schemas.ChatSummary{RunID: e.RunID, WorkflowName: next.WorkflowName}
+		if _, err := b.tx.EmitSummary(b.command.Index, e.AppID, chat, user, s, false); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -76,7 +85,7 @@ func (b *books) end(r *store.Run, how *ending) error {
 	if how.result != nil {
 		next.DueAt = wholeMinute(b.command.Now + schemas.ResultKept)
 	}
-	if err := b.tellRun(r, events); err != nil {
+	if err := b.tellRun(r, &next, events); err != nil {
 		return err
 	}
 	if err := b.tx.ChangeRun(r, &next); err != nil {

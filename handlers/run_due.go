@@ -55,7 +55,7 @@ func (b *books) silent(r *store.Run) error {
 func (b *books) stop(r *store.Run, e *schemas.RunEvent) error {
 	next, events := advance(&r.Run, e, b.command.Now)
 	next.DueAt = 0
-	if err := b.tellRun(r, events); err != nil {
+	if err := b.tellRun(r, &next, events); err != nil {
 		return err
 	}
 	return b.tx.ChangeRun(r, &next)

@@ -30,11 +30,18 @@ func (e *engine) report(tx *store.Tx, c Command, p *schemas.RunReport) (Result, 
 		return Result{}, err
 	}
 	o := &in.outcome
-	if o.Rejected == len(p.Events) { // nothing else tells of the command
-		why := schemas.CommandRefusedData{Code: o.Errors[0].Code, Detail: o.Errors[0].Detail}
-		in.books.emit(schemas.CommandRefused.Name, c.AppID, schemas.RunSubject(p.Events[0].RunID), why.AppendJSON)
-	}
+	o.Rejected += len(p.Rejected)
+	o.Errors = append(o.Errors, p.Rejected...)
+	all := o.Rejected == len(p.Events)+len(p.Rejected)
 	o.Tidy()
+	if all { // nothing else tells of the command
+		why := schemas.CommandRefusedData{Code: o.Errors[0].Code, Detail: o.Errors[0].Detail}
+		subject := "app/" + c.AppID
+		if len(p.Events) > 0 {
+			subject = schemas.RunSubject(p.Events[0].RunID)
+		}
+		in.books.emit(schemas.CommandRefused.Name, c.AppID, subject, why.AppendJSON)
+	}
 	return Result{Outcome: o.Append(nil)}, in.books.close()
 }
 
@@ -120,7 +127,7 @@ func (in *reporting) add(f *followed, e *schemas.RunEvent) (err error) {
 	} else {
 		f.changed = true
 	}
-	return in.books.tellRun(f.run, events)
+	return in.books.tellRun(f.run, &f.next, events)
 }
 
 func (in *reporting) write() error {

@@ -22,7 +22,7 @@ func BenchmarkExecuteFinish(b *testing.B) {
 		ownFrame(schemas.ConfigSet.Name, testNow+1, schemas.NewConfigChange(schemas.ConfigPluginPrefix+"story", []byte(storyRules)).EncodePayload(nil)),
 	}}, 1)
 	frame := func(id, kind string, payload []byte) schemas.CommandFrame {
-		return schemas.CommandFrame{Kind: kind, AppID: "a", ID: id, Source: "//t", Time: testNow, Accepted: testNow, Payload: payload}
+		return schemas.CommandFrame{Kind: kind, AppID: "a", ID: id, Source: "//mozaiks.ai/grout/t", Time: testNow, Accepted: testNow, Payload: payload}
 	}
 	b.ResetTimer()
 	for n := 0; n < b.N; {

@@ -442,7 +442,7 @@ func (m *runsModel) group() (frames []schemas.CommandFrame, commands []*runComma
 	for range 1 + m.pick(3) {
 		c := m.draw()
 		commands, expected = append(commands, c), append(expected, c.apply())
-		f := schemas.CommandFrame{Kind: c.kind, AppID: c.app, ID: fmt.Sprint("c", len(m.sent), "-", len(frames)), Source: "//t", Time: m.now, Accepted: m.now, Payload: c.payload}
+		f := schemas.CommandFrame{Kind: c.kind, AppID: c.app, ID: fmt.Sprint("c", len(m.sent), "-", len(frames)), Source: "//mozaiks.ai/grout/t", Time: m.now, Accepted: m.now, Payload: c.payload}
 		frames = append(frames, f)
 	}
 	return frames, commands, expected

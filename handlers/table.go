@@ -9,7 +9,8 @@ import (
 
 // Result is what a command came to.
 type Result struct {
-	Outcome []byte // for whoever waits; never empty
+	Outcome []byte        // for whoever waits; never empty
+	Later   func() []byte // gives the outcome once the message has ended, in the place of Outcome
 }
 
 // Command is a decoded command as its handler sees it.
@@ -54,11 +55,17 @@ func NewTable() *Table {
 	On(t, schemas.PublishPlugin, e.publish)
 	On(t, schemas.ReportRuns, e.report)
 	On(t, schemas.CancelRun, e.cancel)
+	On(t, schemas.SummarizeChat, e.summarize)
 	On(t, schemas.ClockSet, setClock)
 	On(t, schemas.ClockTick, e.tick)
 	On(t, schemas.SegmentExpire, expireSegments)
 	On(t, schemas.ConfigSet, e.setConfig)
 	On(t, schemas.EpochStart, startEpoch)
+	On(t, schemas.RetryLetter, t.retryLetter)
+	On(t, schemas.DropLetter, dropLetter)
+	On(t, schemas.FileLetter, fileLetter)
+	On(t, schemas.RefuseCommand, refuseCommand)
+	On(t, schemas.MarkDelivery, markDelivery)
 	return t
 }
 

@@ -187,7 +187,7 @@ func (g *given) ingest(batches ...schemas.ParsedBatch) []schemas.IngestOutcome {
 	var frames []schemas.CommandFrame
 	for i := range batches {
 		frames = append(frames, schemas.CommandFrame{
-			Kind: schemas.UsageIngest.Name, ID: fmt.Sprintf("c-%d-%d", g.seq, i), Source: "//test", Accepted: testNow,
+			Kind: schemas.UsageIngest.Name, ID: fmt.Sprintf("c-%d-%d", g.seq, i), Source: "//mozaiks.ai/grout/test", Accepted: testNow,
 			Payload: schemas.SplitBatch(&batches[i], batches[i].BatchID, false, 1)[0].EncodePayload(nil),
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,9 +103,18 @@ func TestChats(t *testing.T) {
 		check("after a restart", 2, 100, 35, 110, "1")
 		request(t, p, "GET", "/api/usage/events?app_id="+queryEscape(app)+"&chat_id="+queryEscape(chat), nil).want(t, 200)
 
+		var s schemas.ChatUsageSummaryData
+		request(t, p, "POST", "/api/chats/"+url.PathEscape(chat)+"/usage/summary", map[string]any{"app_id": app}).want(t, 200).into(t, &s)
+		if s.ChatID != chat || s.AppID != app || s.UserID != "u" || s.PromptTokens != 100 || s.CompletionTokens != 35 || s.TotalTokens != 110 || s.Cost != "1" || s.RunID != nil {
+			t.Errorf("the summary is %+v", s)
+		}
+		request(t, p, "POST", "/api/chats/none/usage/summary", map[string]any{"app_id": app}).want(t, 404)
+
 		list := facts(t, p, func(list []fact) bool {
-			_, times := recorded(t, list)
-			return len(times) >= 5
+			return len(list) > 0 && list[len(list)-1].Type == schemas.TypeOf(schemas.ChatUsageSummary.Name)
+		})
+		checkItems(t, list, chat, []string{
+			"1 chat.usage_delta [d-1 d-2]", "3 chat.usage_delta [d-3]", "4 chat.usage_summary [] " + s.EventID,
 		})
 		checkChatFacts(t, list, schemas.SumsData{Events: 2, InputTokens: 100, OutputTokens: 35})
 	})
@@ -158,4 +168,34 @@ func zipped(t *testing.T, text []byte) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// checkItems holds the facts that are items of a chat against what they must be.
+func checkItems(t *testing.T, list []fact, chat string, want []string) {
+	t.Helper()
+	var got []string
+	for _, f := range list {
+		kind := strings.TrimSuffix(strings.TrimPrefix(f.Type, "ai.mozaiks."), ".v1")
+		if !strings.HasPrefix(kind, "chat.") {
+			continue
+		}
+		if !strings.HasSuffix(f.Subject, "."+kind+"."+schemas.EscapeToken(chat)) {
+			t.Errorf("%s is on %s", kind, f.Subject)
+		}
+		var d struct {
+			EventID string                  `json:"event_id"`
+			Deltas  []schemas.ChatDeltaData `json:"deltas"`
+		}
+		if err := json.Unmarshal(f.Data, &d); err != nil {
+			t.Fatal(err)
+		}
+		ids := []string{}
+		for _, delta := range d.Deltas {
+			ids = append(ids, delta.EventID)
+		}
+		got = append(got, strings.TrimSpace(fmt.Sprint(f.InChat, " ", kind, " ", ids, " ", d.EventID)))
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("items of the chat (-want +got):\n%s", d)
+	}
 }

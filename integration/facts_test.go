@@ -20,10 +20,12 @@ type fact struct {
 	Type     string `json:"type"`
 	App      string `json:"partitionkey"`
 	Sequence string `json:"sequence"`
+	InChat   string `json:"chatsequence"`
 	Data     json.RawMessage
 
 	Correlation string `json:"correlationid"`
 	Trace       string `json:"traceparent"`
+	Cause       string `json:"causationid"`
 }
 
 func consumer(t testing.TB, p *process.Process) jetstream.JetStream {

@@ -15,6 +15,7 @@ import (
 
 	"grout/handlers/httpapi/httpapitest"
 	"grout/integration/inject"
+	"grout/integration/natsnode"
 	"grout/integration/process"
 )
 
@@ -24,7 +25,8 @@ var grout, oracle string
 var documents = httpapitest.NewValidator()
 
 func TestMain(m *testing.M) {
-	inject.Launch() // when this process is to become a grout whose calls can fail
+	natsnode.Launch() // when this process is to become a node of a cluster
+	inject.Launch()   // when this process is to become a grout whose calls can fail
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "grout-integration-")
 		if err == nil {

@@ -10,23 +10,29 @@ func ParseEventVoid(body []byte) (appID string, v EventVoid, err *Error) {
 	if len(body) == 0 {
 		return "", v, nil
 	}
-	p := newAdjustmentParser(body)
+	return newAdjustmentParser(body).voidOf()
+}
+
+func (p *adjustmentParser) voidOf() (appID string, v EventVoid, err *Error) {
 	if err := p.parse(p.void); err != nil {
 		return "", v, err
 	}
-	return p.event.AppID, EventVoid{Reason: p.reason}, nil
+	return p.event.AppID, EventVoid{EventID: p.event.EventID, Reason: p.reason}, nil
 }
 
 // ParseEventAmendment reads the JSON body of …/amend (contract §7): at least one
 // new value, with the ranges of ingest, and app_id and reason, both optional. Its
 // errors are those of ParseEventVoid, and TOTAL_BELOW_SUM.
 func ParseEventAmendment(body []byte) (appID string, a EventAmendment, err *Error) {
-	p := newAdjustmentParser(body)
+	return newAdjustmentParser(body).amendmentOf()
+}
+
+func (p *adjustmentParser) amendmentOf() (appID string, a EventAmendment, err *Error) {
 	if err := p.parse(p.amend); err != nil {
 		return "", a, err
 	}
 	e := &p.event
-	a.Reason = p.reason
+	a.EventID, a.Reason = e.EventID, p.reason
 	a.Values = UsageValues{
 		InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, TotalTokens: e.TotalTokens,
 		CachedTokens: e.CachedTokens, ReasoningTokens: e.ReasoningTokens, Cost: e.Cost,
@@ -59,6 +65,7 @@ const (
 	fieldOfApp
 	fieldNewInput
 	fieldNewOutput
+	fieldTarget
 )
 
 // adjustmentParser reads the body of a correction with the rules for the fields
@@ -67,6 +74,8 @@ type adjustmentParser struct {
 	usageParser
 	event  UsageEvent
 	reason string
+	named  bool   // the body names what it is about, which HTTP has in its path
+	target string // the reservation that it names
 }
 
 func newAdjustmentParser(body []byte) *adjustmentParser {
@@ -134,8 +143,19 @@ func (p *adjustmentParser) void(name string) (known, ok bool) {
 		return true, p.id(fieldOfApp, &p.event.AppID, MaxIDChars)
 	case "reason":
 		return true, p.because()
+	case "event_id":
+		if p.named {
+			return true, p.id(fieldEventID, &p.event.EventID, MaxIDChars)
+		}
 	}
 	return false, false
+}
+
+// namedBody is a parser of a body that names what it is about.
+func namedBody(body []byte) *adjustmentParser {
+	p := newAdjustmentParser(body)
+	p.named = true
+	return p
 }
 
 func (p *adjustmentParser) amend(name string) (known, ok bool) {

@@ -21,6 +21,20 @@ func TestOwnPayloads(t *testing.T) {
 		{"clock_set_payload_v1.golden", &ClockChange{To: 1_774_000_000_123_456_789}, &ClockChange{}},
 		{"clock_tick_payload_v1.golden", &Tick{}, &Tick{}},
 		{"segment_expire_payload_v1.golden", &SegmentExpiry{Before: -1_774_000_000}, &SegmentExpiry{}},
+		{"delivery_mark_payload_v1.golden", &DeliveryMark{DeliverySet, DeliveryStand{
+			Name: "webhook.crm", Source: DeliverFacts, Seq: 70_000, Index: 3, Stream: 1_774_000_000_123_456_789, Delivered: 900, Refused: 2,
+			Stopped: "410 Gone", StoppedAt: 1_774_000_001_000_000_000, Gaps: 1, Gap: DeliveryGap{From: 10, To: 20, At: -5, Until: 7},
+		}}, &DeliveryMark{}},
+		{"letter_file_payload_v1.golden", &LetterFiling{
+			Kind: "usage.void", Code: CodeAppMismatch, Reason: "größe", Cause: Cause{ID: "c-1", Source: "//crm"},
+			Original: OriginalMessage{
+				Subject: "mozaiks.v1.in.platform.0.app%2E1.usage.void", Sequence: 70_000, Time: 1_774_000_000_123_456_789,
+				Headers: map[string][]string{"ce-id": {"c-1"}, "X": {"1", "2"}}, Data: []byte("{\x00"),
+			},
+		}, &LetterFiling{}},
+		{"command_refuse_payload_v1.golden", &CommandRefusal{
+			Kind: "plugin.execute", Digest: [16]byte{1, 15: 2}, Code: CodeNotFound, Detail: "Plugin 'x' not found or disabled", Subject: "run/r-1",
+		}, &CommandRefusal{}},
 		{"config_set_payload_v1.golden", NewConfigChange("plugins.demo-1_x", []byte(`{"a":[1,2]}`)), &ConfigChange{}},
 	} {
 		b := c.in.EncodePayload(nil)

@@ -64,25 +64,60 @@ func ParseBudgetReserve(body []byte) (appID string, b BudgetReserve, err *Error)
 
 // ParseBudgetExtend reads the body of …/extend.
 func ParseBudgetExtend(body []byte) (appID string, b BudgetExtend, err *Error) {
+	return parseBudgetExtend(body, false)
+}
+
+// parseBudgetExtend reads the body; named says that it names the reservation, which HTTP
+// has in its path.
+func parseBudgetExtend(body []byte, named bool) (appID string, b BudgetExtend, err *Error) {
 	v, err := readJSONValue(bytes.Clone(body))
 	if err != nil {
 		return "", b, err
 	}
 	r := fieldReader{}
 	given := false
-	if r.fields(nil, v, readers{
+	known := readers{
 		"app_id": func(at *fieldPath, v jsonValue) { r.text(at, v, &appID, 1, MaxIDChars) },
 		"ttl_seconds": func(at *fieldPath, v jsonValue) {
 			given = true
 			r.number(at, v, &b.TTL, 1, MaxHoldSeconds)
 		},
-	}) && !given {
+	}
+	if named {
+		r.target(known, v, &b.ReservationID)
+	}
+	if r.fields(nil, v, known) && !given {
 		r.missing((*fieldPath)(nil).under("ttl_seconds"))
 	}
 	if err := r.err(); err != nil {
 		return "", BudgetExtend{}, err
 	}
 	return appID, b, nil
+}
+
+// parseBudgetRelease reads a body that names the reservation.
+func parseBudgetRelease(body []byte) (appID string, b BudgetRelease, err *Error) {
+	v, err := readJSONValue(bytes.Clone(body))
+	if err != nil {
+		return "", b, err
+	}
+	r := fieldReader{}
+	known := readers{"app_id": func(at *fieldPath, v jsonValue) { r.text(at, v, &appID, 1, MaxIDChars) }}
+	r.target(known, v, &b.ReservationID)
+	r.fields(nil, v, known)
+	return appID, b, r.err()
+}
+
+// target reads the reservation that a body must name.
+func (r *fieldReader) target(known readers, v jsonValue, dst *string) {
+	given := false
+	if v.is() == '{' {
+		v.each(func(name string, value jsonValue) { given = given || name == "reservation_id" && !value.null() })
+		if !given {
+			r.missing((*fieldPath)(nil).under("reservation_id"))
+		}
+	}
+	known["reservation_id"] = func(at *fieldPath, v jsonValue) { r.text(at, v, dst, 1, MaxIDChars) }
 }
 
 // owner reads whom a request is about.
@@ -116,7 +151,10 @@ func (r *fieldReader) tokensOf(t *Tokens) readers {
 // parts of body. Faults name the field, with the code VALIDATION_ERROR,
 // TOTAL_BELOW_SUM for that one.
 func ParseBudgetSettle(body []byte) (appID string, b BudgetSettle, err *Error) {
-	p := newAdjustmentParser(body)
+	return newAdjustmentParser(body).settlementOf()
+}
+
+func (p *adjustmentParser) settlementOf() (appID string, b BudgetSettle, err *Error) {
 	if err := p.parse(p.settled); err != nil {
 		return "", b, err
 	}
@@ -138,7 +176,7 @@ func ParseBudgetSettle(body []byte) (appID string, b BudgetSettle, err *Error) {
 		return "", b, err
 	}
 	appID = e.AppID
-	b = BudgetSettle{Event: *e, Timed: p.given&fieldTimestamp != 0}
+	b = BudgetSettle{ReservationID: p.target, Event: *e, Timed: p.given&fieldTimestamp != 0}
 	b.Event.AppID = ""
 	return appID, b, nil
 }
@@ -151,6 +189,9 @@ func (p *adjustmentParser) settled(name string) (known, ok bool) {
 	if f := fromElsewhere[name]; f != 0 && p.peek() == 'n' {
 		p.again(f)
 		return true, p.word("null")
+	}
+	if p.named && name == "reservation_id" {
+		return true, p.id(fieldTarget, &p.target, MaxIDChars)
 	}
 	if _, event := eventFieldNames[name]; !event {
 		return false, false

@@ -11,6 +11,7 @@ const (
 	CodeForbidden        Code = "FORBIDDEN"
 	CodeNotFound         Code = "NOT_FOUND"
 	CodeMethodNotAllowed Code = "METHOD_NOT_ALLOWED"
+	CodeUpgradeRequired  Code = "UPGRADE_REQUIRED"
 	CodeInvalidJSON      Code = "INVALID_JSON"
 	CodeInvalidRequest   Code = "INVALID_REQUEST"
 	CodeValidation       Code = "VALIDATION_ERROR"
@@ -21,6 +22,7 @@ const (
 	CodeTooManyEvents    Code = "TOO_MANY_EVENTS"
 	CodeMediaType        Code = "UNSUPPORTED_MEDIA_TYPE"
 	CodeBatchConflict    Code = "BATCH_CONFLICT"
+	CodeCommandConflict  Code = "COMMAND_CONFLICT"
 	CodeEventVoided      Code = "EVENT_VOIDED"
 	CodeEventExpired     Code = "EVENT_EXPIRED"
 	CodeEventIsSummary   Code = "EVENT_IS_SUMMARY"
@@ -28,6 +30,9 @@ const (
 	CodeStaleRevision    Code = "STALE_REVISION"
 	CodeReservationOver  Code = "RESERVATION_CLOSED"
 	CodeAlreadySettled   Code = "ALREADY_SETTLED"
+	CodeLetterClosed     Code = "DEAD_LETTER_CLOSED"
+	CodeLetterGone       Code = "DEAD_LETTER_GONE"
+	CodeNotRetryable     Code = "NOT_RETRYABLE"
 	CodeBudgetExceeded   Code = "TOKEN_BUDGET_EXCEEDED"
 	CodePlanExpired      Code = "PLAN_EXPIRED"
 	CodeFeatureGated     Code = "FEATURE_GATED"
@@ -43,6 +48,7 @@ const (
 	CodePluginTimeout    Code = "PLUGIN_TIMEOUT"
 	CodePluginError      Code = "PLUGIN_ERROR"
 	CodePluginLoadFailed Code = "PLUGIN_LOAD_FAILED"
+	CodeWebhookDisabled  Code = "WEBHOOK_DISABLED"
 	CodeClockJump        Code = "CLOCK_JUMP"
 	CodeStoreDamaged     Code = "STORE_DAMAGED"
 	CodeUnavailable      Code = "SERVICE_UNAVAILABLE"
@@ -80,9 +86,11 @@ const (
 
 // Codes of dead letters.
 const (
-	CodeUndecodable Code = "UNDECODABLE"
-	CodeUnknownKind Code = "UNKNOWN_KIND"
-	CodePoison      Code = "NOT_APPLICABLE"
+	CodeUndecodable    Code = "UNDECODABLE"
+	CodeUnknownKind    Code = "UNKNOWN_KIND"
+	CodeKindMismatch   Code = "KIND_MISMATCH"
+	CodeSourceReserved Code = "SOURCE_RESERVED"
+	CodePoison         Code = "NOT_APPLICABLE"
 )
 
 // Error is what a caller can act on. Everything else is wrapped with what was

@@ -23,6 +23,7 @@ type FactHead struct {
 	Subject       string // the entity, e.g. batch/b1
 	Time          int64  // nanoseconds since 1970 UTC: the instant of its command
 	Sequence      uint64 // order of the app's facts, from 1
+	ChatSequence  uint64 // see ChatSequenceAttribute; 0: the fact is about no chat
 	Cause         Cause
 	CorrelationID string
 	TraceParent   string
@@ -62,6 +63,10 @@ func AppendFact(dst []byte, h *FactHead, data func([]byte) []byte) []byte {
 	dst = append(dst, `,"sequence":"`...)
 	dst = append(dst, sequenceText(h.Sequence)...)
 	dst = append(dst, '"')
+	if h.ChatSequence != 0 {
+		dst = append(dst, `,"`+ChatSequenceAttribute+`":"`...)
+		dst = append(strconv.AppendUint(dst, h.ChatSequence, 10), '"')
+	}
 	for _, a := range [...]struct{ name, value string }{
 		{"causationid", h.Cause.ID},
 		{"causationsource", h.Cause.Source},

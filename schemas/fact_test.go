@@ -44,6 +44,9 @@ func factSamples(t *testing.T) map[string]func([]byte) []byte {
 	for kind, data := range runSamples() {
 		samples[kind] = data
 	}
+	for kind, data := range chatSamples() {
+		samples[kind] = data
+	}
 	for _, kind := range FactKinds() {
 		if samples[kind] == nil {
 			t.Errorf("no sample of the fact %s", kind)
@@ -76,6 +79,9 @@ func TestFactsAreCloudEvents(t *testing.T) {
 					CorrelationID: optional.Draw(t, "correlation"), TraceParent: optional.Draw(t, "traceparent"),
 				}
 				h.ID, h.Subject = FactID(h.Cause, 3), "app/"+h.AppID
+				if ChatItems(kind, 1) > 0 {
+					h.ChatSequence = rapid.Uint64Min(1).Draw(t, "number in the chat")
+				}
 				e := parseEvent(t, AppendFact([]byte("before"), &h, data)[len("before"):])
 				want := map[string]any{
 					"specversion": "1.0", "id": h.ID, "source": AppSource(h.AppID, "grout"), "type": "ai.mozaiks." + kind + ".v1",
@@ -89,6 +95,9 @@ func TestFactsAreCloudEvents(t *testing.T) {
 					t.Fatal(d)
 				}
 				extensions := map[string]any{"partitionkey": h.AppID, "sequence": new(big.Int).SetUint64(h.Sequence).String()}
+				if h.ChatSequence != 0 {
+					extensions[ChatSequenceAttribute] = new(big.Int).SetUint64(h.ChatSequence).String()
+				}
 				extensions["sequence"] = strings.Repeat("0", 20-len(extensions["sequence"].(string))) + extensions["sequence"].(string)
 				for name, value := range map[string]string{
 					"causationid": h.Cause.ID, "causationsource": h.Cause.Source, "correlationid": h.CorrelationID, "traceparent": h.TraceParent,
@@ -111,6 +120,9 @@ func TestFactsGolden(t *testing.T) {
 			Kind: kind, AppID: "app 1", ID: FactID(Cause{"c-1", "//mozaiks.ai/grout/http"}, 2), Subject: "app/app 1",
 			Time: 1_774_000_000_123_456_789, Sequence: 42, Cause: Cause{"c-1", "//mozaiks.ai/grout/http"},
 			CorrelationID: "corr", TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		}
+		if ChatItems(kind, 1) > 0 {
+			h.ChatSequence = 7
 		}
 		golden(t, strings.ReplaceAll(kind, ".", "_")+"_v1.golden", append(AppendFact(nil, &h, data), '\n'))
 	}

@@ -67,6 +67,11 @@ var (
 	SegmentExpire = Internal[SegmentExpiry]("segment.expire")
 	ConfigSet     = Internal[ConfigChange]("config.set")
 	EpochStart    = Internal[EpochBegin]("epoch.start")
+	MarkDelivery  = Internal[DeliveryMark]("delivery.mark")
+	RetryLetter   = Internal[LetterRetry]("letter.retry")
+	DropLetter    = Internal[LetterDrop]("letter.drop")
+	FileLetter    = Internal[LetterFiling]("letter.file")
+	RefuseCommand = Internal[CommandRefusal]("command.refuse")
 
 	SyncEntitlement     = Command[ManifestSync]("entitlement.sync")
 	SyncSubscription    = Command[SubscriptionSync]("subscription.sync")
@@ -102,6 +107,10 @@ var (
 	ToolCompletedFact  = Fact[RunEventData]("orchestration.tool_completed")
 	PluginExecuted     = Fact[PluginExecutedData]("plugin.executed")
 	PluginFailed       = Fact[PluginErrorData]("plugin.execution_error")
+
+	SummarizeChat    = Internal[ChatSummarize]("chat.summarize")
+	ChatUsageDelta   = Fact[ChatUsageDeltaData]("chat.usage_delta")
+	ChatUsageSummary = Fact[ChatUsageSummaryData]("chat.usage_summary")
 
 	CommandRefused = Fact[CommandRefusedData]("command.refused")
 )

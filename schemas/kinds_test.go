@@ -26,6 +26,11 @@ func ExampleCommandKinds() {
 	// command segment.expire ai.mozaiks.segment.expire.v1
 	// command config.set ai.mozaiks.config.set.v1
 	// command epoch.start ai.mozaiks.epoch.start.v1
+	// command delivery.mark ai.mozaiks.delivery.mark.v1
+	// command letter.retry ai.mozaiks.letter.retry.v1
+	// command letter.drop ai.mozaiks.letter.drop.v1
+	// command letter.file ai.mozaiks.letter.file.v1
+	// command command.refuse ai.mozaiks.command.refuse.v1
 	// command entitlement.sync ai.mozaiks.entitlement.sync.v1
 	// command subscription.sync ai.mozaiks.subscription.sync.v1
 	// command entitlement.check ai.mozaiks.entitlement.check.v1
@@ -39,6 +44,7 @@ func ExampleCommandKinds() {
 	// command plugin.publish ai.mozaiks.plugin.publish.v1
 	// command orchestration.report ai.mozaiks.orchestration.report.v1
 	// command run.cancel ai.mozaiks.run.cancel.v1
+	// command chat.summarize ai.mozaiks.chat.summarize.v1
 	// fact usage.recorded ai.mozaiks.usage.recorded.v1
 	// fact usage.rejected ai.mozaiks.usage.rejected.v1
 	// fact usage.voided ai.mozaiks.usage.voided.v1
@@ -63,6 +69,8 @@ func ExampleCommandKinds() {
 	// fact orchestration.tool_completed ai.mozaiks.orchestration.tool_completed.v1
 	// fact plugin.executed ai.mozaiks.plugin.executed.v1
 	// fact plugin.execution_error ai.mozaiks.plugin.execution_error.v1
+	// fact chat.usage_delta ai.mozaiks.chat.usage_delta.v1
+	// fact chat.usage_summary ai.mozaiks.chat.usage_summary.v1
 	// fact command.refused ai.mozaiks.command.refused.v1
 	// group ai.mozaiks.command_group.v1
 	// dead letter ai.mozaiks.dead_letter.v1
@@ -88,7 +96,7 @@ func TestKindsAreUniqueAndFitIntoSubjects(t *testing.T) {
 
 // What only grout writes is no fact and has nothing to do with usage.
 func TestInternalKinds(t *testing.T) {
-	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start", "entitlement.check", "plugin.finish", "plugin.rerun", "plugin.publish", "run.cancel"}
+	want := []string{"clock.set", "clock.tick", "segment.expire", "config.set", "epoch.start", "delivery.mark", "letter.file", "command.refuse", "entitlement.check", "plugin.finish", "plugin.rerun", "plugin.publish", "run.cancel", "chat.summarize"}
 	got := InternalKinds()
 	for _, kind := range want {
 		if !slices.Contains(got, kind) {

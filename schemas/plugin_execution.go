@@ -63,7 +63,12 @@ type RunCancel struct {
 }
 
 // RunReport is the payload of orchestration.report: events of runs of the command's app.
-type RunReport struct{ Events []RunEvent }
+type RunReport struct {
+	Events []RunEvent
+	// Rejected are events of a list that was published, which were refused while it was
+	// read: over HTTP the answer lists them. AppID of them is that of the command.
+	Rejected []EventError
+}
 
 const (
 	executionSuperadmin = 1 << iota
@@ -242,11 +247,14 @@ func (c *RunCancel) DecodePayload(src []byte) error {
 	return r.end()
 }
 
-// EncodePayload gives the stored form. Form 1: form, events.
+// EncodePayload gives the stored form. Form 1: form, events, then errors when there are any.
 func (p *RunReport) EncodePayload(dst []byte) []byte {
 	dst = binary.AppendUvarint(append(dst, 1), uint64(len(p.Events)))
 	for i := range p.Events {
 		dst = appendRunEvent(dst, &p.Events[i])
+	}
+	if len(p.Rejected) > 0 {
+		dst = appendEventErrors(dst, p.Rejected)
 	}
 	return dst
 }
@@ -256,13 +264,21 @@ func (p *RunReport) DecodePayload(src []byte) error {
 	r := Wire{B: src}
 	r.Form(1)
 	n := r.Count(minRunEvent)
-	if n < 1 || n > MaxRunEvents {
+	if n > MaxRunEvents {
 		r.Fail()
 		n = 0
 	}
-	p.Events = make([]RunEvent, 0, n)
+	p.Events, p.Rejected = make([]RunEvent, 0, n), nil
 	for range n {
 		p.Events = append(p.Events, r.runEvent())
+	}
+	if r.Err == nil && len(r.B) > 0 {
+		if p.Rejected = r.eventErrors(); len(p.Rejected) == 0 || len(p.Rejected) > MaxRunEvents {
+			r.Fail()
+		}
+	}
+	if n+len(p.Rejected) == 0 {
+		r.Fail()
 	}
 	return r.end()
 }

@@ -1,6 +1,10 @@
 package schemas
 
-import "math"
+import (
+	"math"
+	"strings"
+	"unicode/utf8"
+)
 
 // PluginInput is the body of an execute request as read (contract §4).
 type PluginInput struct {
@@ -70,4 +74,12 @@ func withoutReserved(v jsonValue) string {
 		b = append(b, value.text...)
 	})
 	return viewString(append(b, '}'))
+}
+
+// ActionName is what a body names as the action; text that is too long for a name is none.
+func ActionName(text string) string {
+	if len(text) > 4*MaxNameChars || utf8.RuneCountInString(text) > MaxNameChars {
+		return ""
+	}
+	return strings.Clone(text)
 }

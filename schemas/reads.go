@@ -155,8 +155,9 @@ func (s UsageSums) Max(o UsageSums) UsageSums {
 // ChatUsage is what is known of a chat (contract §7, GET /api/chats/{id}/usage).
 type ChatUsage struct {
 	AppID, ChatID string
-	UserID        string    // of its first event
-	Totals        UsageSums // sum of its deltas or highest summary, sum by sum
+	UserID        string    // of the first of its events, of usage or of a run, that names one
+	Totals        UsageSums // sum of its deltas or highest summary, sum by sum; 0 without usage
+	Sequence      uint64    // number of its last item (ChatSequenceAttribute)
 }
 
 // AppendJSON adds the answer about the chat.
@@ -167,20 +168,16 @@ func (c *ChatUsage) AppendJSON(dst []byte) []byte {
 	dst = AppendJSONString(dst, c.AppID)
 	dst = append(dst, `,"user_id":`...)
 	dst = AppendJSONString(dst, c.UserID)
-	for _, f := range [...]struct {
-		name string
-		n    int64
-	}{
-		{`,"events":`, c.Totals.Events},
-		{`,"usage_prompt_tokens_final":`, c.Totals.InputTokens},
-		{`,"usage_completion_tokens_final":`, c.Totals.OutputTokens},
-		{`,"usage_total_tokens_final":`, c.Totals.TotalTokens},
-	} {
-		dst = append(dst, f.name...)
-		dst = strconv.AppendInt(dst, f.n, 10)
-	}
-	dst = append(dst, `,"usage_total_cost_final":`...)
-	return append(AppendAmount(dst, c.Totals.Cost), '}')
+	dst = strconv.AppendInt(append(dst, `,"events":`...), c.Totals.Events, 10)
+	return append(c.Totals.appendFinals(dst), '}')
+}
+
+// appendFinals adds the totals of a chat as members that follow others.
+func (s *UsageSums) appendFinals(dst []byte) []byte {
+	dst = strconv.AppendInt(append(dst, `,"usage_prompt_tokens_final":`...), s.InputTokens, 10)
+	dst = strconv.AppendInt(append(dst, `,"usage_completion_tokens_final":`...), s.OutputTokens, 10)
+	dst = strconv.AppendInt(append(dst, `,"usage_total_tokens_final":`...), s.TotalTokens, 10)
+	return AppendAmount(append(dst, `,"usage_total_cost_final":`...), s.Cost)
 }
 
 // Add adds o. It reports whether every count still fits: one that does not is wrong by

@@ -14,6 +14,11 @@ func ParseRunCloudEvent(values func(attribute string) []string, contentType stri
 	if err != nil {
 		return report, err
 	}
+	return parseRunOf(body, head)
+}
+
+// parseRunOf reads one event that a CloudEvent holds.
+func parseRunOf(body []byte, head *runHead) (report ParsedReport, err *Error) {
 	v, err := readJSONValue(bytes.Clone(body))
 	if err != nil {
 		return report, err

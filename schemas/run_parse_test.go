@@ -348,7 +348,7 @@ func FuzzParseRunReport(f *testing.F) {
 			}
 			return
 		}
-		command := RunReport{report.Events}
+		command := RunReport{Events: report.Events}
 		var again RunReport
 		if err := again.DecodePayload(command.EncodePayload(nil)); err != nil {
 			t.Fatalf("%q: %v", body, err)

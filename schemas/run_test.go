@@ -104,7 +104,7 @@ func runPayloads() map[string]payload {
 		"plugin_rerun":         &ExecutionRerun{"run-1", 1},
 		"plugin_publish":       &PluginPublication{"run-1", 1, 2, "report.ready", []byte(`{"pages":3}`)},
 		"run_cancel":           &RunCancel{"run-1", "u"},
-		"orchestration_report": &RunReport{[]RunEvent{goldenRunEvent(), {Step: StepAgentStarted, Status: RunInProgress, RunID: "r", EventID: "e", Implicit: true}}},
+		"orchestration_report": &RunReport{Events: []RunEvent{goldenRunEvent(), {Step: StepAgentStarted, Status: RunInProgress, RunID: "r", EventID: "e", Implicit: true}}},
 	}
 }
 
@@ -147,7 +147,7 @@ func TestRunPayloadsThatCannotBe(t *testing.T) {
 	report := func(change func(*RunEvent)) payload {
 		e := goldenRunEvent()
 		change(&e)
-		return &RunReport{[]RunEvent{e}}
+		return &RunReport{Events: []RunEvent{e}}
 	}
 	for name, p := range map[string]payload{
 		"execution without run":          execution(func(p *PluginExecution) { p.RunID = "" }),

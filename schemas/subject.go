@@ -8,13 +8,15 @@ import (
 
 // Streams (contract §8).
 const (
+	StreamIn          = "MOZAIKS_IN"
 	StreamCommands    = "MOZAIKS_CMD"
 	StreamFacts       = "MOZAIKS_EVT"
 	StreamDeadLetters = "MOZAIKS_DLQ"
 )
 
 // Subject spaces. Groups, relay markers and replies are grout's own; no other
-// account can reach them.
+// account can reach them. What other accounts publish as commands arrives in
+// MOZAIKS_IN (see in.go).
 const (
 	subjectGroup   = "mozaiks.v1.grp."
 	subjectFact    = "mozaiks.v1.evt."

@@ -152,6 +152,8 @@ const (
 	IDRun        IDKind = 'r'
 	IDRunKey     IDKind = 'k' // idempotency key of a user and plugin
 	IDRunEvent   IDKind = 'v' // of a reported event
+	IDLetter     IDKind = 'd' // of a dead letter; it is no app's
+	IDCommand    IDKind = 'm' // of a command that somebody else has published
 )
 
 // Fingerprint identifies an id of an app for ever (architecture §3, id log).

@@ -202,10 +202,12 @@ func (tx *Tx) Adjust(command uint32, rec *Recorded, status schemas.EventStatus, 
 	}
 	a.Delta, a.Effective = a.Change, rec.Effective()
 	if e.ChatID != "" {
-		c, err := tx.chat(chatKey{e.AppID, e.ChatID}, e.UserID)
+		at, err := tx.chat(chatKey{e.AppID, e.ChatID}, e.UserID)
 		if err != nil {
 			return nil, err
 		}
+		c := &tx.stage.chats.list[at]
+		c.counts = true
 		a.Delta = c.add(&a.Change)
 	}
 	a.Effective.Add(&a.Delta)

@@ -250,6 +250,28 @@ func TestEventBehindItsID(t *testing.T) {
 	}
 }
 
+// asLogged orders the events of a message as the log has them, but for apps: those of no
+// chat first, then chat by chat.
+func asLogged(events []schemas.UsageEvent) []schemas.UsageEvent {
+	places := map[chatKey]int{{}: -1}
+	of := func(e *schemas.UsageEvent) int {
+		if e.ChatID == "" {
+			return -1
+		}
+		key := chatKey{e.AppID, e.ChatID}
+		if _, ok := places[key]; !ok {
+			places[key] = len(places)
+		}
+		return places[key]
+	}
+	for i := range events {
+		of(&events[i])
+	}
+	out := slices.Clone(events)
+	slices.SortStableFunc(out, func(a, b schemas.UsageEvent) int { return of(&a) - of(&b) })
+	return out
+}
+
 // Pages of any length, with or without filters, tell each event once, newest first,
 // while others are recorded between them.
 func TestEventPages(t *testing.T) {
@@ -268,7 +290,7 @@ func TestEventPages(t *testing.T) {
 			e.Metadata = append(append([]byte(`"`), e.Metadata...), '"')
 			events = append(events, e)
 		}
-		log = append(log, events...)
+		log = append(log, asLogged(events)...)
 		apply(t, s, 1, plainMessage(seq, events...))
 	}
 	for range 40 {

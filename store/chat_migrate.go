@@ -97,6 +97,7 @@ func (g *oldChats) event(e *schemas.UsageEvent, folded bool) {
 	if folded {
 		own := schemas.SumsOf(e)
 		c.deltas.Add(&own)
+		c.told++ // nobody was told then: what follows has the numbers behind them
 		c.folded = true
 	}
 }

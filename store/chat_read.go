@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -9,8 +10,10 @@ import (
 	"grout/schemas"
 )
 
-// Chat tells what a chat has used; nil when the app has none of this id. It sees
-// every command that was answered before it began.
+// Chat tells whose a chat is, what it has used and the number of its last item; nil when
+// the app has none of this id. It sees every command that was answered before it began.
+// What a message did to a chat may be seen in part while that is being committed: the
+// number is then one between those before and behind it.
 func (s *Store) Chat(ctx context.Context, app, id string) (_ *schemas.ChatUsage, err error) {
 	defer s.db.shield(&err)()
 	if err := ctx.Err(); err != nil {
@@ -29,7 +32,7 @@ func (s *Store) Chat(ctx context.Context, app, id string) (_ *schemas.ChatUsage,
 	if err != nil || row == nil {
 		return nil, err
 	}
-	return &schemas.ChatUsage{AppID: row.app, ChatID: row.chat, UserID: row.user, Totals: row.counted()}, nil
+	return &schemas.ChatUsage{AppID: row.app, ChatID: row.chat, UserID: row.user, Totals: row.counted(), Sequence: row.sequence()}, nil
 }
 
 // chatLook is one consistent look at a chat: a read transaction and what the
@@ -90,9 +93,9 @@ func (l *chatLook) read() (*chat, error) {
 	}
 	pending := func(p *chatRow) {
 		if row == nil {
-			row = &chat{chatKey: l.key, user: p.user}
+			row = &chat{chatKey: l.key}
 		}
-		row.deltas.Add(&p.deltas)
+		row.take(p)
 	}
 	if g := l.frozen; g != nil && fold.Number == g.number && fold.pendingChat(l.ordinal) && g.chats[l.key] != nil {
 		pending(g.chats[l.key])
@@ -119,7 +122,7 @@ func (s *Store) eachChat(do func(c *chat)) (err error) {
 	if frozen != nil && fold.Number == frozen.number {
 		for key, row := range frozen.chats {
 			if fold.pendingChat(row.ordinal) {
-				addChat(all, &chat{key, row.user, chatTotals{deltas: row.deltas}})
+				addChat(all, chatOf(key, row))
 			}
 		}
 	}
@@ -140,9 +143,18 @@ func (s *Store) eachChat(do func(c *chat)) (err error) {
 // addChat puts what is known of a chat from before in front of the rest.
 func addChat(all map[chatKey]*chat, older *chat) {
 	if newer := all[older.chatKey]; newer != nil {
+		older.user = cmp.Or(older.user, newer.user)
+		older.told += newer.told
 		older.deltas.Add(&newer.deltas)
 	}
 	all[older.chatKey] = older
+}
+
+// chatOf is what a generation alone knows of a chat.
+func chatOf(key chatKey, row *chatRow) *chat {
+	c := &chat{chatKey: key}
+	c.take(row)
+	return c
 }
 
 // beginChats opens a look at all chats and gives those of the live generation.
@@ -154,7 +166,7 @@ func (s *Store) beginChats(all map[chatKey]*chat) (*bbolt.Tx, *generation, error
 		return nil, nil, err
 	}
 	for key, row := range s.overlay.live.chats {
-		all[key] = &chat{key, row.user, chatTotals{deltas: row.deltas}}
+		all[key] = chatOf(key, row)
 	}
 	return bolt, s.overlay.frozen, nil
 }

@@ -12,13 +12,14 @@ import (
 	"grout/schemas"
 )
 
-// A chat is known by an ordinal, which it gets with its first event and keeps for
-// ever: its row in `chats` stands under it, so that chats of one time lie together.
-// chat_ids holds, under the first ordinal of those of one message, a fingerprint for
-// each; idTable leads to it. Sums of deltas live in generations and reach the rows in
-// folds, like the aggregates; what summaries state is rare and written at once. Form 1
-// of a chunk: form, fingerprints. Form 1 of a row: form, app, chat, user, sums of the
-// deltas, then, once a summary stated anything, the highest values.
+// A chat is known by an ordinal, which it gets with its first event, of usage or of a
+// run, and keeps for ever: its row in `chats` stands under it, so that chats of one time
+// lie together. chat_ids holds, under the first ordinal of those of one message, a
+// fingerprint for each; idTable leads to it. Deltas, their sums and their number, live in
+// generations and reach the rows in folds, like the aggregates; what summaries state, and
+// the number of a chat's other items, is rare and written at once. Form 1 of a chunk:
+// form, fingerprints. Form 1 of a row: form, app, chat, user, sums of the deltas, number
+// of deltas, of other items, then, once a summary stated anything, the highest values.
 
 // chatKey names a chat.
 type chatKey struct{ app, chat string }
@@ -26,8 +27,24 @@ type chatKey struct{ app, chat string }
 // chat is a row.
 type chat struct {
 	chatKey
-	user string // of its first event
+	user string // of the first event that names one
 	chatTotals
+	told   uint64 // deltas
+	others uint64 // facts of runs, and summaries that were told
+}
+
+// sequence is the number of the chat's last item: every item takes the next (contract §6).
+func (c *chat) sequence() uint64 { return c.told + c.others }
+
+// used reports whether the chat has usage.
+func (c *chat) used() bool { return c.told > 0 || c.summarised() }
+
+// take adds what a generation holds of the chat, which comes later. It reports whether
+// every sum still fits.
+func (c *chat) take(g *chatRow) bool {
+	c.user = cmp.Or(c.user, g.user)
+	c.told += g.told
+	return c.deltas.Add(&g.deltas)
 }
 
 // chatTotals is what is known of a chat's usage: the sums of its deltas and, of each
@@ -58,6 +75,8 @@ func (t *chatTotals) summarised() bool { return t.high != schemas.UsageSums{} }
 func (c *chat) append(b []byte) []byte {
 	b = appendRest(append(b, 1), c.app, c.chat, c.user)
 	b = c.deltas.Append(b)
+	b = binary.AppendUvarint(b, c.told)
+	b = binary.AppendUvarint(b, c.others)
 	if c.summarised() {
 		b = c.high.Append(b)
 	}
@@ -68,7 +87,7 @@ func parseChat(v []byte) (*chat, error) {
 	r := newReader(v)
 	r.Form(1)
 	c := &chat{chatKey: chatKey{r.text(), r.text()}, user: r.text()}
-	c.deltas = r.Sums()
+	c.deltas, c.told, c.others = r.Sums(), r.Uvarint(), r.Uvarint()
 	if r.Err == nil && len(r.B) > 0 {
 		c.high = r.Sums()
 	}
@@ -78,7 +97,7 @@ func parseChat(v []byte) (*chat, error) {
 	return c, r.Err
 }
 
-// readChat gives a chat's row; nil before its first fold and its first summary.
+// readChat gives a chat's row; nil before its first fold, summary or fact of a run.
 func readChat(chats bucket, ordinal uint64) (*chat, error) {
 	v, err := chats.get(keyOrdinal(ordinal))
 	if err != nil || v == nil {
@@ -172,17 +191,17 @@ type chatRow struct {
 	ordinal uint64
 	user    string // of its first event in the generation
 	deltas  schemas.UsageSums
-	summed  summaries
+	told    uint64
+	chatStanding
 }
 
-// summaries tells whether a chat's row holds values of summaries.
-type summaries byte
-
-const (
-	summariesUnknown summaries = iota // the generation was read from the event log
-	summariesNone
-	summariesSome
-)
+// chatStanding is what the goroutine that updates knows of a chat without reading its row.
+// It knows nothing of a generation that was read from the event log.
+type chatStanding struct {
+	known  bool
+	summed bool   // the row holds values of summaries
+	last   uint64 // number of the chat's last item
+}
 
 type foldChat struct {
 	chatKey
@@ -218,14 +237,14 @@ func (g *generation) fromChat(ordinal uint64) int {
 // addChat folds one chat of the frozen generation into its row.
 func (tx *Tx) addChat(f foldChat) error {
 	return tx.update(bucketChats, keyOrdinal(f.ordinal), func(old []byte) ([]byte, error) {
-		row := &chat{chatKey: f.chatKey, user: f.user}
+		row := &chat{chatKey: f.chatKey}
 		if old != nil {
 			var err error
 			if row, err = parseChat(old); err != nil {
 				return nil, fmt.Errorf("chat %d: %w", f.ordinal, err)
 			}
 		}
-		if !row.deltas.Add(&f.deltas) {
+		if !row.take(f.chatRow) {
 			tx.store.overflowed.Store(true)
 		}
 		return row.append(nil), nil
@@ -264,6 +283,7 @@ func (l *chatLoader) add(g *generation, e *schemas.UsageEvent) error {
 	}
 	own := schemas.SumsOf(e)
 	row.deltas.Add(&own)
+	row.told++
 	return nil
 }
 

@@ -84,7 +84,10 @@ func anyAmount(t *rapid.T) schemas.Amount {
 func TestChatRowRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringN(0, 30, -1)
-		want := &chat{chatKey: chatKey{text.Draw(t, "app"), text.Draw(t, "chat")}, user: text.Draw(t, "user")}
+		want := &chat{
+			chatKey: chatKey{text.Draw(t, "app"), text.Draw(t, "chat")}, user: text.Draw(t, "user"),
+			told: rapid.Uint64().Draw(t, "told"), others: rapid.Uint64().Draw(t, "others"),
+		}
 		for _, s := range [...]*schemas.UsageSums{&want.deltas, &want.high} {
 			*s = schemas.UsageSums{Events: rapid.Int64().Draw(t, "events"), InputTokens: rapid.Int64().Draw(t, "input"), Cost: anyAmount(t)}
 		}
@@ -102,7 +105,9 @@ func TestChatRowRoundTrip(t *testing.T) {
 		if _, err := parseChat(append(b, 0)); err == nil {
 			t.Fatal("a byte more is read, too")
 		}
-		whole := len((&chat{chatKey: want.chatKey, user: want.user, chatTotals: chatTotals{deltas: want.deltas}}).append(nil))
+		bare := *want
+		bare.high = schemas.UsageSums{}
+		whole := len(bare.append(nil))
 		if n := rapid.IntRange(0, len(b)-1).Draw(t, "cut to"); n != whole {
 			if _, err := parseChat(b[:n:n]); err == nil {
 				t.Fatal("a part is read, too")
@@ -144,7 +149,7 @@ func TestChatBelongsToItsFirstUser(t *testing.T) {
 			summary.Summary = true
 			record(summary)
 			got, err := s.Chat(t.Context(), "a", "c")
-			if err != nil || got == nil || got.UserID != "first" || got.Totals.InputTokens != 1000 || got.Totals.Events != int64(1+extra) {
+			if err != nil || got == nil || got.UserID != "first" || got.Totals.InputTokens != 1000 || got.Totals.Events != int64(1+extra) || got.Sequence != uint64(1+extra) {
 				t.Errorf("restart %v, %d more events: %+v, %v", restart, extra, got, err)
 			}
 			closeStore(t, s)
@@ -177,7 +182,7 @@ func TestChatsKeepTheirOrdinals(t *testing.T) {
 	}
 	for _, i := range []int{0, 1, chatChunkLength - 1, chatChunkLength, chats - 1} {
 		got, err := s.Chat(t.Context(), "a", fmt.Sprint("c", i))
-		if err != nil || got == nil || got.Totals.Events != 2 || got.Totals.InputTokens != int64(2*i) {
+		if err != nil || got == nil || got.Totals.Events != 2 || got.Totals.InputTokens != int64(2*i) || got.Sequence != 2 {
 			t.Errorf("chat %d: %+v, %v", i, got, err)
 		}
 	}
@@ -209,8 +214,8 @@ func TestReadersOfChatsDuringFolds(t *testing.T) {
 				done <- err
 				return
 			}
-			if got != nil && got.Totals.Events < last[id] {
-				done <- fmt.Errorf("%s went from %d events to %d", id, last[id], got.Totals.Events)
+			if got != nil && (got.Totals.Events < last[id] || got.Sequence != uint64(got.Totals.Events)) {
+				done <- fmt.Errorf("%s went from %d events to %d, and has %d items", id, last[id], got.Totals.Events, got.Sequence)
 				return
 			}
 			if got != nil {

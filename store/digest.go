@@ -43,7 +43,7 @@ func (s *Store) Dump(w io.Writer) error {
 // they have not expired; behind a slash, when it has chats, the digest of those, and
 // behind a number sign that of what it is entitled to, its budgets and its holds, and
 // behind an at sign that of its runs.
-// Positions, group cuts and instants of arrival are left out, so the digest is
+// Positions, group cuts, instants of arrival and the ids of published commands are left out, so the digest is
 // the same for any number of partitions (architecture §5).
 func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 	apps := map[string]*appDigest{}
@@ -115,13 +115,15 @@ func (s *Store) AppDigests(ctx context.Context) (map[string]string, error) {
 }
 
 // chatDigests gives a digest of each app's chats: whose they are, what their deltas
-// sum up to and what summaries state.
+// sum up to and what summaries state. How many summaries were told depends on what
+// became of runs first.
 func (s *Store) chatDigests() (map[string]*appDigest, error) {
 	apps := map[string]*appDigest{}
 	err := s.eachChat(func(c *chat) {
 		if apps[c.app] == nil {
 			apps[c.app] = &appDigest{}
 		}
+		c.others = 0
 		apps[c.app].items = append(apps[c.app].items, c.append([]byte("chat ")))
 	})
 	return apps, err

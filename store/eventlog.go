@@ -22,6 +22,7 @@ const maxChunkBytes = 64 << 10
 type recorded struct {
 	event   *schemas.UsageEvent
 	command uint32
+	chat    uint32 // of a delta: place of its chat in the stage + 1
 }
 
 // putEvents writes the events of a message.

@@ -125,7 +125,7 @@ func TestEventLogChunks(t *testing.T) {
 			}
 			var list []recorded
 			for i := range events { // every command has its event or two
-				list = append(list, recorded{&events[i], uint32(i * 2 / 3)})
+				list = append(list, recorded{event: &events[i], command: uint32(i * 2 / 3)})
 			}
 			if err := s.Update(func(tx *Tx) error { return tx.putEvents(7, list) }); err != nil {
 				t.Fatal(err)
@@ -157,7 +157,7 @@ func TestSkippingIsReading(t *testing.T) {
 		}
 		var list []recorded
 		for i := range events {
-			list = append(list, recorded{&events[i], uint32(i / 7)})
+			list = append(list, recorded{event: &events[i], command: uint32(i / 7)})
 		}
 		if err := s.Update(func(tx *Tx) error { return tx.putEvents(uint64(seq+1), list) }); err != nil {
 			t.Fatal(err)
@@ -207,7 +207,7 @@ func TestDamagedChunks(t *testing.T) {
 	events := hostileEvents("plain", 5)
 	var list []recorded
 	for i := range events {
-		list = append(list, recorded{&events[i], uint32(i)})
+		list = append(list, recorded{event: &events[i], command: uint32(i)})
 	}
 	whole, _ := appendChunk(nil, list)
 	if _, _, err := decodeChunk(whole, nil, nil); err != nil {

@@ -59,6 +59,9 @@ func TestMakeFormat(t *testing.T) {
 	applyGroups(t, s, formatAfter())
 	applyGroups(t, s, formatEntitlements(t))
 	applyGroups(t, s, formatRuns(t))
+	applyGroups(t, s, formatPublished())
+	applyGroups(t, s, formatDeliveries())
+	applyGroups(t, s, formatLetters(t, s))
 	half, err := s.Facts(schemas.DestFacts, schemas.Position{}, 20, 1<<20)
 	if err != nil {
 		t.Fatal(err)
@@ -377,6 +380,85 @@ func formatRuns(t testing.TB) (groups [][]schemas.CommandFrame) {
 	return groups
 }
 
+// formatPublished is what others have published: refused, repeated, in conflict, too old,
+// refused by its node, and a message that is no command.
+func formatPublished() (groups [][]schemas.CommandFrame) {
+	second := int64(6000)
+	add := func(id, source, kind string, payload []byte) *schemas.CommandFrame {
+		second++
+		f := frameAt(second, kind, "app-1", payload)
+		f.ID, f.Source = id, source
+		groups = append(groups, []schemas.CommandFrame{f})
+		return &groups[len(groups)-1][0]
+	}
+	const source = "//crm.example/größe"
+	for _, id := range []string{"unknown", "unknown", "another"} {
+		add("release-1", source, schemas.ReleaseBudget.Name, (&schemas.BudgetRelease{ReservationID: id}).EncodePayload(nil))
+	}
+	add("release-2", source, schemas.ReleaseBudget.Name, (&schemas.BudgetRelease{ReservationID: "unknown"}).EncodePayload(nil)).Time = 0
+	refusal := schemas.CommandRefusal{Kind: schemas.ExecutePlugin.Name, Digest: [16]byte{7}, Code: schemas.CodeNotFound, Detail: "Plugin 'x' not found or disabled", Subject: "run/x"}
+	add("execute-1", source, schemas.RefuseCommand.Name, refusal.EncodePayload(nil))
+	letter := schemas.LetterFiling{
+		Kind: schemas.UsageVoid.Name, Code: schemas.CodeInvalidJSON, Reason: "not valid JSON at byte 0", Cause: schemas.Cause{ID: "void-1", Source: source},
+		Original: schemas.OriginalMessage{
+			Subject: "mozaiks.v1.in.platform.0.app-1.usage.void", Headers: map[string][]string{"ce-id": {"void-1"}}, Data: []byte("{\xff"), Sequence: 9, Time: formatNow,
+		},
+	}
+	for range 2 {
+		add("1767225600000000000-9", schemas.SourceIn, schemas.FileLetter.Name, letter.EncodePayload(nil))
+	}
+	return groups
+}
+
+// formatDeliveries are places of deliveries: begun, moved, stopped, with a gap, forgotten.
+func formatDeliveries() (groups [][]schemas.CommandFrame) {
+	second := int64(7000)
+	add := func(op schemas.DeliveryOp, stand schemas.DeliveryStand) {
+		second++
+		m := schemas.DeliveryMark{Op: op, Stand: stand}
+		groups = append(groups, []schemas.CommandFrame{frameAt(second, schemas.MarkDelivery.Name, "", m.EncodePayload(nil))})
+	}
+	add(schemas.DeliveryBegin, schemas.DeliveryStand{Name: "upstream", Source: schemas.DeliverEvents})
+	for _, name := range []string{"webhook.crm", "webhook.gone"} {
+		add(schemas.DeliveryBegin, schemas.DeliveryStand{Name: name, Source: schemas.DeliverFacts, Seq: 1, Stream: formatCreated})
+	}
+	add(schemas.DeliverySet, schemas.DeliveryStand{
+		Name: "webhook.crm", Source: schemas.DeliverFacts, Seq: 30, Stream: formatCreated, Delivered: 20, Refused: 1, Stopped: "410 Gone", StoppedAt: formatNow,
+		Gaps: 1, Gap: schemas.DeliveryGap{From: 5, To: 9, At: formatNow, Until: formatNow - 7},
+	})
+	add(schemas.DeliveryRemove, schemas.DeliveryStand{Name: "webhook.gone", Source: schemas.DeliverFacts})
+	return groups
+}
+
+// formatLetters is what becomes of dead letters: sent again, with an answer and refused,
+// dead again, dropped. What lies in the store waits.
+func formatLetters(t testing.TB, s *store.Store) (groups [][]schemas.CommandFrame) {
+	t.Helper()
+	second := int64(8000)
+	for n := range 4 {
+		second++
+		f := frameAt(second, "no.such.kind", "app-1", []byte{byte(n)})
+		f.ID = fmt.Sprint("dead-", n)
+		applyGroups(t, s, [][]schemas.CommandFrame{{f}})
+	}
+	page, err := s.Letters(&schemas.LetterQuery{Status: schemas.LetterWaiting, Limit: 4})
+	if err != nil || len(page.Letters) != 4 {
+		t.Fatalf("%d letters wait, %v", len(page.Letters), err)
+	}
+	release := frameAt(second, schemas.ReleaseBudget.Name, "app-1", (&schemas.BudgetRelease{ReservationID: "unknown"}).EncodePayload(nil))
+	reserve := frameAt(second, schemas.ReserveBudget.Name, "app-1", (&schemas.BudgetReserve{ReservationID: "of-a-letter", Tokens: schemas.Tokens{Total: 1}, TTL: 60}).EncodePayload(nil))
+	broken := frameAt(second, schemas.UsageVoid.Name, "app-1", []byte{9})
+	for i, frame := range []schemas.CommandFrame{release, reserve, broken} {
+		frame.ID = fmt.Sprint("of-a-letter-", i)
+		second++
+		retry := schemas.LetterRetry{ID: page.Letters[i].ID, Frame: frame}
+		groups = append(groups, []schemas.CommandFrame{frameAt(second, schemas.RetryLetter.Name, "app-1", retry.EncodePayload(nil))})
+	}
+	second++
+	drop := schemas.LetterDrop{ID: page.Letters[3].ID}
+	return append(groups, []schemas.CommandFrame{frameAt(second, schemas.DropLetter.Name, "app-1", drop.EncodePayload(nil))})
+}
+
 // describeRuns tells of the runs of an app, newest first, with everything there is of
 // each.
 func (f *formatFacts) describeRuns(t testing.TB, s *store.Store, app string) {
@@ -513,6 +595,8 @@ type formatFacts struct {
 	Chats    map[string]string   `json:"chats,omitempty"` // 0.1.0 had none
 	Entitled map[string]string   `json:"entitled,omitempty"`
 	Runs     []string            `json:"runs,omitempty"`
+	Sent     []string            `json:"sent,omitempty"` // where deliveries stand
+	Letters  []string            `json:"letters,omitempty"`
 	Outbox   map[string][]string `json:"outbox"`
 	Relayed  map[string]string   `json:"relayed"`
 }
@@ -540,6 +624,20 @@ func describe(t testing.TB, s *store.Store) *formatFacts {
 		f.describeApp(t, s, app)
 		f.describeEntitled(t, s, app)
 		f.describeRuns(t, s, app)
+	}
+	sent, err := s.Deliveries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range sent {
+		f.Sent = append(f.Sent, fmt.Sprintf("%+v", d))
+	}
+	letters, err := s.Letters(&schemas.LetterQuery{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range letters.Letters {
+		f.Letters = append(f.Letters, string(letters.Letters[i].AppendJSON(nil)))
 	}
 	for _, dest := range []string{schemas.DestFacts, schemas.DestDeadLetters} {
 		st, err := s.Relayed(dest)

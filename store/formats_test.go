@@ -237,7 +237,7 @@ func goesOn(t *testing.T, s *store.Store, want *formatFacts) {
 
 func again(kind, app string, payload []byte) schemas.CommandFrame {
 	at := formatNow + 3600e9
-	return schemas.CommandFrame{Kind: kind, AppID: app, ID: fmt.Sprintf("again-%x", sha256.Sum256(payload)), Source: "//test", Time: at, Accepted: at, Payload: payload}
+	return schemas.CommandFrame{Kind: kind, AppID: app, ID: fmt.Sprintf("again-%x", sha256.Sum256(payload)), Source: "//mozaiks.ai/grout/test", Time: at, Accepted: at, Payload: payload}
 }
 
 func closeFormat(t testing.TB, s *store.Store) {

@@ -40,6 +40,10 @@ const (
 	bucketRunEvents                   // log position, number, sequence → event of a run
 	bucketRunBodies                   // log position, number, part → data or result of an execution
 	bucketOpenRuns                    // log position, number → nothing: the execution has not ended
+	bucketDeliveries                  // name → where a delivery out of the house stands
+	bucketLetters                     // log position, index → what is known of a dead letter
+	bucketOpenLetters                 // log position, index → nothing: the letter waits
+	bucketCommands                    // log position, index → what became of a command that somebody else published
 	bucketCount
 
 	bucketsOfFormat1 = bucketDead + 1
@@ -48,7 +52,7 @@ const (
 var bucketNames = [bucketCount]string{
 	"meta", "positions", "events", "adjustments", "ids", "batches", "hours", "apps", "outbox_evt", "outbox_dlq",
 	"segments", "config", "chats", "chat_ids", "manifests", "counters", "holds", "open_holds", "due",
-	"rate_windows", "leases", "consumed", "told", "runs", "runs_by_app", "run_events", "run_bodies", "open_runs",
+	"rate_windows", "leases", "consumed", "told", "runs", "runs_by_app", "run_events", "run_bodies", "open_runs", "deliveries", "letters", "open_letters", "commands",
 }
 
 func (b bucketID) String() string { return bucketNames[b] }
@@ -57,7 +61,7 @@ func (b bucketID) String() string { return bucketNames[b] }
 func (b bucketID) appended() bool {
 	switch b {
 	case bucketMeta, bucketHours, bucketApps, bucketConfig, bucketManifests, bucketCounters, bucketOpenHolds, bucketDue,
-		bucketWindows, bucketLeases, bucketConsumed, bucketTold, bucketRunsByApp, bucketOpenRuns:
+		bucketWindows, bucketLeases, bucketConsumed, bucketTold, bucketRunsByApp, bucketOpenRuns, bucketDeliveries, bucketOpenLetters:
 		return false
 	default:
 		return true

@@ -13,14 +13,17 @@ import (
 )
 
 // Rows of an outbox wait until the relay has published them. A literal row is a
-// rendered message. A usage row stands for all usage.recorded facts of a message:
-// it names ranges of the event log, and the relay renders them (architecture §2.6).
+// rendered message. A usage row stands for all usage.recorded facts of a message, a
+// row of deltas for all chat.usage_delta facts: they name ranges of the event log, and
+// the relay renders them (architecture §2.6).
 //
 //	literal, form 1: subject, data
 //	usage,   form 2: time, causes, apps × (app, events, first sequence, cause)
+//	deltas,  form 3: see deltaRow
 const (
 	rowLiteral = 1
 	rowUsage   = 2
+	rowDeltas  = 3
 )
 
 var destinations = [...]string{schemas.DestFacts, schemas.DestDeadLetters}
@@ -48,19 +51,17 @@ type usageRange struct {
 	cause    int
 }
 
-func (u *usageRange) parts() int {
-	return (u.events + schemas.MaxEventsPerPart - 1) / schemas.MaxEventsPerPart
+func (u *usageRange) parts() int { return partsOf(u.events) }
+
+// partsOf is how many facts tell of so many events.
+func partsOf(events int) int {
+	return (events + schemas.MaxEventsPerPart - 1) / schemas.MaxEventsPerPart
 }
 
 func (w *usageRow) append(b []byte) []byte {
 	b = append(b, rowUsage)
 	b = binary.AppendVarint(b, w.time)
-	b = binary.AppendUvarint(b, uint64(len(w.causes)))
-	for _, c := range w.causes {
-		for _, s := range [...]string{c.ID, c.Source, c.correlation, c.traceparent} {
-			b = appendText(b, s)
-		}
-	}
+	b = appendCauses(b, w.causes)
 	b = binary.AppendUvarint(b, uint64(len(w.apps)))
 	for _, a := range w.apps {
 		b = appendText(b, a.app)
@@ -71,13 +72,25 @@ func (w *usageRow) append(b []byte) []byte {
 	return b
 }
 
+func appendCauses(b []byte, causes []factCause) []byte {
+	b = binary.AppendUvarint(b, uint64(len(causes)))
+	for _, c := range causes {
+		b = appendRest(b, c.ID, c.Source, c.correlation, c.traceparent)
+	}
+	return b
+}
+
+func (r *reader) causes() (list []factCause) {
+	for range r.Count(4) {
+		list = append(list, factCause{schemas.Cause{ID: r.text(), Source: r.text()}, r.text(), r.text()})
+	}
+	return list
+}
+
 func parseUsageRow(v []byte) (w usageRow, err error) {
 	r := newReader(v)
 	r.Form(rowUsage)
-	w.time = r.Varint()
-	for range r.Count(4) {
-		w.causes = append(w.causes, factCause{schemas.Cause{ID: r.text(), Source: r.text()}, r.text(), r.text()})
-	}
+	w.time, w.causes = r.Varint(), r.causes()
 	for range r.Count(4) {
 		a := usageRange{app: r.text(), events: int(r.Uvarint()), sequence: r.Uvarint(), cause: int(r.Uvarint())}
 		if a.cause >= len(w.causes) {
@@ -100,8 +113,12 @@ func rowFacts(v []byte) (int, error) {
 	if len(v) == 0 {
 		return 0, errDamaged
 	}
-	if v[0] == rowLiteral {
+	switch v[0] {
+	case rowLiteral:
 		return 1, nil
+	case rowDeltas:
+		w, err := parseDeltaRow(v)
+		return w.facts(), err
 	}
 	w, err := parseUsageRow(v)
 	n := 0
@@ -124,13 +141,7 @@ func (tx *Tx) emitUsage() error {
 			if len(a.events) == 0 {
 				continue
 			}
-			place, ok := places[a.causes.key()]
-			if !ok {
-				place = len(row.causes)
-				places[a.causes.key()] = place
-				row.causes = append(row.causes, tx.causeOf(a.causes))
-			}
-			r := usageRange{app: a.app, events: len(a.events), cause: place}
+			r := usageRange{app: a.app, events: len(a.events), cause: tx.causeAt(a.causes, places, &row.causes)}
 			first, err := tx.sequences(a.app, r.parts())
 			if err != nil {
 				return err
@@ -139,7 +150,7 @@ func (tx *Tx) emitUsage() error {
 			row.apps = append(row.apps, r)
 			facts += r.parts()
 		}
-		if err := tx.putRow(schemas.DestFacts, index, row.append(nil)); err != nil {
+		if err := tx.putRow(schemas.DestFacts, index, row.append(nil), facts); err != nil {
 			return err
 		}
 		tx.factN += uint32(facts)
@@ -168,6 +179,19 @@ func (c causeSet) key() causeSet {
 	return c
 }
 
+// causeAt gives the place in a row's list of what facts follow from. places knows those
+// that are in it.
+func (tx *Tx) causeAt(c causeSet, places map[causeSet]int, list *[]factCause) int {
+	c = c.key()
+	place, ok := places[c]
+	if !ok {
+		place = len(*list)
+		places[c] = place
+		*list = append(*list, tx.causeOf(c))
+	}
+	return place
+}
+
 func (tx *Tx) causeOf(c causeSet) factCause {
 	if c.state != 1 {
 		return factCause{Cause: tx.message.Cause}
@@ -182,7 +206,10 @@ type commandFact struct {
 	about              string // chat or run that its subject ends with; empty: it ends with the kind
 	time               int64
 	cause              factCause
+	apart              string // makes its id one of its own; see EmitApart
 	data               func([]byte) []byte
+	chat               int          // place in the stage of the chat that it is an item of, + 1
+	summary            *chatTelling // in the place of data
 }
 
 // Emit files a fact that follows from the command with the given index. It stands
@@ -197,7 +224,17 @@ func (tx *Tx) Emit(command uint32, kind, app, subject string, data func([]byte) 
 func (tx *Tx) emitFacts() error {
 	index := uint32(len(tx.message.Commands))
 	for i := range tx.facts {
-		if err := tx.emit(index, &tx.facts[i]); err != nil {
+		f := &tx.facts[i]
+		if f.summary != nil {
+			told, err := tx.sumUp(f)
+			if err != nil {
+				return err
+			}
+			if !told {
+				continue
+			}
+		}
+		if err := tx.emit(index, f); err != nil {
 			return err
 		}
 	}
@@ -212,30 +249,31 @@ func (tx *Tx) emit(index uint32, f *commandFact) error {
 		return err
 	}
 	head := schemas.FactHead{
-		Kind: f.kind, AppID: f.app, ID: schemas.FactID(f.cause.Cause, tx.factN), Subject: f.subject, Time: f.time,
+		Kind: f.kind, AppID: f.app, ID: schemas.FactID(schemas.Cause{ID: f.cause.ID, Source: f.cause.Source + f.apart}, tx.factN), Subject: f.subject, Time: f.time,
 		Sequence: sequence, Cause: f.cause.Cause, CorrelationID: f.cause.correlation, TraceParent: f.cause.traceparent,
+		ChatSequence: tx.number(f),
 	}
 	to := schemas.FactSubject(f.app, f.kind)
 	if f.about != "" {
 		to = schemas.FactSubjectOf(f.app, f.kind, f.about)
 	}
-	row := appendLiteral(to, schemas.AppendFact(nil, &head, f.data))
-	if err := tx.putRow(schemas.DestFacts, index, row); err != nil {
+	data := f.data
+	if f.summary != nil {
+		f.summary.EventID = head.ID
+		data = f.summary.AppendJSON
+	}
+	row := appendLiteral(to, schemas.AppendFact(nil, &head, data))
+	if err := tx.putRow(schemas.DestFacts, index, row, 1); err != nil {
 		return err
 	}
 	tx.factN++
 	return nil
 }
 
-// DeadLetter files a command that cannot be applied.
-func (tx *Tx) DeadLetter(index uint32, l *schemas.DeadLetter) error {
-	row := appendLiteral(schemas.DeadLetterSubject(l.AppID, l.Kind), l.AppendJSON(nil, tx.applied.Now))
-	return faultOf("write dead letter", tx.putRow(schemas.DestDeadLetters, index, row))
-}
-
-func (tx *Tx) putRow(dest string, index uint32, row []byte) error {
+func (tx *Tx) putRow(dest string, index uint32, row []byte, facts int) error {
 	at := schemas.Position{Epoch: tx.applied.Epoch, Seq: tx.message.Seq, Index: index, N: tx.factN}
 	tx.added[destinationIndex(dest)]++
+	tx.waiting[destinationIndex(dest)] += int64(facts)
 	return tx.add(outboxBucket(dest), at.Append(nil), row)
 }
 
@@ -306,12 +344,20 @@ func (s *Store) loadOutbox(bolt *bbolt.Tx) error {
 			return fmt.Errorf("relay to %s: %w", dest, err)
 		}
 		s.relay[dest].state = st
-		c := bucketOf(bolt, outboxBucket(dest)).Cursor()
-		n := int64(0)
-		for k, _ := c.First(); k != nil; k, _ = c.Next() {
-			n++
+		c := bucketOf(bolt, outboxBucket(dest)).cursor()
+		rows, facts := 0, 0
+		for k, v := c.first(); k != nil; k, v = c.next() {
+			n, err := rowFacts(v)
+			if err != nil {
+				return fmt.Errorf("outbox of %s at %x: %w", dest, k, err)
+			}
+			rows, facts = rows+1, facts+n
 		}
-		s.stats.outbox[i].Store(n)
+		if c.err != nil {
+			return c.err
+		}
+		s.stats.outbox[i].Store(int64(rows))
+		s.stats.waiting[i].Store(int64(facts))
 	}
 	return nil
 }
@@ -366,11 +412,12 @@ func (tx *Tx) settleRelays() error {
 		if !dirty {
 			continue
 		}
-		n, err := tx.deleteRows(outboxBucket(dest), st.After)
+		rows, facts, err := tx.deleteRows(outboxBucket(dest), st.After)
 		if err != nil {
 			return &Fault{"delete published rows", err}
 		}
-		tx.deleted[i] = int64(n)
+		tx.deleted[i] = int64(rows)
+		tx.waiting[i] -= int64(facts)
 		if err := tx.put(bucketMeta, metaRelayed(dest), appendRelayState(nil, st)); err != nil {
 			return &Fault{"write position of relay", err}
 		}
@@ -380,30 +427,30 @@ func (tx *Tx) settleRelays() error {
 
 // deleteRows removes the rows all of whose facts stand at or before a position. It
 // goes on behind what it has removed, as purgeBucket does.
-func (tx *Tx) deleteRows(id bucketID, after schemas.Position) (n int, err error) {
+func (tx *Tx) deleteRows(id bucketID, after schemas.Position) (rows, facts int, err error) {
 	c := tx.bucket(id).cursor()
 	end := after.Append(nil)
 	var gone []byte
 	for k, v := c.first(); k != nil && bytes.Compare(k, end) <= 0; k, v = c.seek(gone) {
 		last, err := schemas.ParsePosition(k)
 		if err != nil {
-			return n, err
+			return rows, facts, err
 		}
-		facts, err := rowFacts(v)
+		n, err := rowFacts(v)
 		if err != nil {
-			return n, err
+			return rows, facts, err
 		}
-		last.N += uint32(facts) - 1
+		last.N += uint32(n) - 1
 		if last.Compare(after) > 0 {
-			return n, nil
+			return rows, facts, nil
 		}
 		gone = append(gone[:0], k...)
 		if err := tx.remove(c, k); err != nil {
-			return n, err
+			return rows, facts, err
 		}
-		n++
+		rows, facts = rows+1, facts+n
 	}
-	return n, c.err
+	return rows, facts, c.err
 }
 
 // appendRelayState gives form 2; form 1 ended before the stream's creation.

@@ -86,7 +86,7 @@ func (tx *Tx) putBack(dest string, key, value []byte) (added, unmade int64, err 
 	if err != nil {
 		return 0, 0, err
 	}
-	if value[0] == rowUsage {
+	if value[0] != rowLiteral {
 		events, err := tx.bucket(bucketEvents).get(keyChunk(logPosition(at.Epoch, at.Seq), 0))
 		if err != nil {
 			return 0, 0, err
@@ -95,7 +95,12 @@ func (tx *Tx) putBack(dest string, key, value []byte) (added, unmade int64, err 
 			return 0, 1, nil
 		}
 	}
+	facts, err := rowFacts(value)
+	if err != nil {
+		return 0, 0, err
+	}
 	tx.added[destinationIndex(dest)]++
+	tx.waiting[destinationIndex(dest)] += int64(facts)
 	return 1, 0, tx.add(id, bytes.Clone(key), value)
 }
 

@@ -14,12 +14,12 @@ const (
 )
 
 // expiring are the buckets whose rows go below the line.
-var expiring = [...]bucketID{bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketRunEvents, bucketRunBodies, bucketRuns, bucketSegments}
+var expiring = [...]bucketID{bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketRunEvents, bucketRunBodies, bucketRuns, bucketOpenLetters, bucketLetters, bucketCommands, bucketSegments}
 
 // expires reports whether what is written into a bucket counts for the purge.
 func (b bucketID) expires() bool {
 	switch b {
-	case bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketRunEvents, bucketRunBodies, bucketRuns:
+	case bucketIDs, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketRunEvents, bucketRunBodies, bucketRuns, bucketLetters, bucketOpenLetters, bucketCommands:
 		return true
 	default:
 		return false

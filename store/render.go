@@ -61,8 +61,11 @@ func (w *renderer) row(at schemas.Position, v []byte) error {
 	if len(v) == 0 {
 		return errDamaged
 	}
-	if v[0] == rowUsage {
+	switch v[0] {
+	case rowUsage:
 		return w.usage(at, v)
+	case rowDeltas:
+		return w.deltas(at, v)
 	}
 	if at.Compare(w.after) <= 0 {
 		return nil

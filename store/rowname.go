@@ -12,7 +12,7 @@ import (
 func positionOf(id bucketID, key, sealed []byte) uint64 {
 	switch id {
 	case bucketPositions, bucketEvents, bucketAdjustments, bucketBatches, bucketHolds, bucketSegments,
-		bucketRuns, bucketRunEvents, bucketRunBodies, bucketOpenRuns:
+		bucketRuns, bucketRunEvents, bucketRunBodies, bucketOpenRuns, bucketLetters, bucketOpenLetters, bucketCommands:
 		if len(key) >= 8 {
 			return binary.BigEndian.Uint64(key)
 		}
@@ -62,6 +62,8 @@ func rowName(id bucketID, key, sealed []byte, at uint64) string {
 		if len(key) == 8 {
 			return fmt.Sprintf("chats from number %d on", binary.BigEndian.Uint64(key))
 		}
+	case bucketLetters, bucketOpenLetters:
+		return fmt.Sprintf("dead letter of command %d of %s", number(), messageName(at))
 	case bucketHolds:
 		return fmt.Sprintf("hold that command %d of %s was granted", number(), messageName(at))
 	case bucketManifests, bucketCounters, bucketOpenHolds, bucketWindows, bucketLeases, bucketConsumed, bucketTold, bucketDue:
@@ -72,6 +74,10 @@ func rowName(id bucketID, key, sealed []byte, at uint64) string {
 		if name := runRowName(id, key, at); name != "" {
 			return name
 		}
+	case bucketCommands:
+		return fmt.Sprintf("what became of command %d of %s", number(), messageName(at))
+	case bucketDeliveries:
+		return fmt.Sprintf("where delivery %q stands", key)
 	case bucketApps:
 		return fmt.Sprintf("counters of app %q", key)
 	case bucketHours:

@@ -21,12 +21,6 @@ func (tx *Tx) AddRunEvent(r *Run, e *schemas.RunEvent) error {
 	return faultOf("write event of a run", tx.add(bucketRunEvents, keyRunEvent(r.Place, e.Sequence), v))
 }
 
-// EmitTo is as Emit; the subject of the fact ends with what it is about, a chat or run.
-func (tx *Tx) EmitTo(command uint32, kind, app, about, subject string, data func([]byte) []byte) {
-	tx.Emit(command, kind, app, subject, data)
-	tx.facts[len(tx.facts)-1].about = about
-}
-
 // RunEventText is an event of a run as its fact told it.
 type RunEventText struct {
 	Sequence int64

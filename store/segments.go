@@ -116,12 +116,19 @@ func (tx *Tx) cut() error {
 
 // Expire drops the segments that ended at or before an instant, as far as they are
 // folded, and reports whether there were any. Whether they are old enough is for
-// the caller to judge. An execution that has not ended stays, however old its home is.
+// the caller to judge. An execution that has not ended stays, however old its home is;
+// what a delivery has still to send stays for schemas.DeliveryKept.
 func (tx *Tx) Expire(before int64) (bool, error) {
 	open, err := oldestOpen(tx)
 	if err != nil {
 		return false, &Fault{"read open executions", err}
 	}
+	above := tx.segments.Line
+	needed, err := unsent(tx, above)
+	if err != nil {
+		return false, &Fault{"read deliveries", err}
+	}
+	now := min(tx.applied.Now, tx.clock.LastTick)
 	c := tx.bucket(bucketSegments).cursor()
 	moved := false
 	for k, v := c.seek(keySeq(tx.segments.Line.Position + 1)); k != nil; k, v = c.next() {
@@ -129,11 +136,14 @@ func (tx *Tx) Expire(before int64) (bool, error) {
 		if err != nil {
 			return false, &Fault{"read segments", err}
 		}
-		if g.Until > before || g.First > min(tx.fold.Folded+1, open) {
+		if g.Until > before || g.First > min(tx.fold.Folded+1, open) || g.First > needed && !given(g.Until, now) {
 			break
 		}
 		tx.segments.Line = line{Position: g.First, Ordinal: g.Ordinal, Until: g.Until}
 		tx.segments.Dead, moved = true, true
+	}
+	if c.err == nil && moved {
+		return true, faultOf("pass over what has expired", tx.passOver(above))
 	}
 	return moved, faultOf("read segments", c.err)
 }
@@ -172,6 +182,11 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 		if err != nil {
 			return err
 		}
+		sent, err := unsent(&Look{bolt: bolt}, above)
+		if err != nil {
+			return err
+		}
+		now := min(at.Now, clock.LastTick)
 		end := min(fold.Folded+1, needed, open)
 		c := bucketOf(bolt, bucketSegments).cursor()
 		for k, v := c.seek(keySeq(above.Position + 1)); k != nil; k, v = c.next() {
@@ -179,7 +194,7 @@ func (s *Store) Expirable() (before int64, ok bool, err error) {
 			if err != nil {
 				return err
 			}
-			if g.Until >= min(at.Now, clock.LastTick)-schemas.SegmentKept || g.First > end || due != 0 && due <= g.Until+schemas.MaxHoldAge {
+			if g.Until >= now-schemas.SegmentKept || g.First > end || g.First > sent && !given(g.Until, now) || due != 0 && due <= g.Until+schemas.MaxHoldAge {
 				break
 			}
 			before, ok = g.Until, true

@@ -99,9 +99,10 @@ type applied struct {
 type stats struct {
 	transactions, messages, events atomic.Int64
 	voided, amended                atomic.Int64
-	outbox                         [2]atomic.Int64
+	outbox, waiting                [2]atomic.Int64
 	ids, idBytes, chats            atomic.Int64
 	commit                         atomic.Int64
+	letters                        atomic.Int64
 }
 
 // Stats are counts since the store was opened; Outbox are rows that wait now.
@@ -109,6 +110,7 @@ type Stats struct {
 	Transactions, Messages, Events int64
 	Voided, Amended                int64 // adjustments
 	FactRows, DeadLetterRows       int64
+	Facts                          int64 // of those rows
 	IDs, IDBytes, Chats            int64
 	CommitSeconds                  float64
 	FileBytes                      int64
@@ -441,7 +443,7 @@ func (s *Store) Stats() Stats {
 	st := Stats{
 		Transactions: t.transactions.Load(), Messages: t.messages.Load(), Events: t.events.Load(),
 		Voided: t.voided.Load(), Amended: t.amended.Load(),
-		FactRows: t.outbox[0].Load(), DeadLetterRows: t.outbox[1].Load(),
+		FactRows: t.outbox[0].Load(), DeadLetterRows: t.outbox[1].Load(), Facts: t.waiting[0].Load(),
 		IDs: t.ids.Load(), IDBytes: t.idBytes.Load(), Chats: t.chats.Load(), CommitSeconds: time.Duration(t.commit.Load()).Seconds(),
 	}
 	if fi, err := os.Stat(s.path); err == nil {

@@ -31,14 +31,17 @@ type Tx struct {
 	usage     messageUsage
 	adjusted  int           // adjustments of the message
 	facts     []commandFact // of its commands
+	items     []int         // places in the stage of chats that facts are items of, beside deltas
 	factN     uint32
 	added     [2]int64 // outbox rows, by destination
 	deleted   [2]int64
+	waiting   [2]int64 // facts of rows that it added, without those that it deleted
 	settled   [2]schemas.RelayState
 	ticked    bool                // the message holds a tick
 	wrote     volume              // of what expires, by the message
 	purged    [bucketCount][]byte // key of the last row that was purged
 	runs      uint32              // homes that the message gave
+	filed     int64               // dead letters
 	froze     bool
 	folded    bool
 	sliced    bool
@@ -236,6 +239,7 @@ func (s *Store) merge(tx *Tx) {
 
 	s.stats.transactions.Add(1)
 	s.stats.messages.Add(int64(tx.messages))
+	s.stats.letters.Add(tx.filed)
 	s.stats.events.Add(int64(len(s.stage.events)))
 	for _, a := range s.stage.adjustments {
 		if a.Status == schemas.EventVoided {
@@ -246,6 +250,7 @@ func (s *Store) merge(tx *Tx) {
 	}
 	for i, dest := range destinations {
 		s.stats.outbox[i].Add(tx.added[i] - tx.deleted[i])
+		s.stats.waiting[i].Add(tx.waiting[i])
 		s.relay[dest].done(tx.settled[i])
 		if tx.added[i] > 0 {
 			s.relay[dest].wake()
@@ -281,7 +286,7 @@ func (tx *Tx) log() uint64 { return logPosition(tx.applied.Epoch, tx.message.Seq
 
 // End closes the message: ids, events, facts, position.
 func (tx *Tx) End() error {
-	events := tx.usage.order()
+	events := tx.order()
 	for i := range events {
 		tx.stage.events = append(tx.stage.events, events[i].event)
 	}
@@ -306,7 +311,13 @@ func (tx *Tx) end(events []recorded) error {
 	if err := tx.emitUsage(); err != nil {
 		return err
 	}
+	if err := tx.emitDeltas(); err != nil {
+		return err
+	}
 	if err := tx.emitFacts(); err != nil {
+		return err
+	}
+	if err := tx.putChats(); err != nil {
 		return err
 	}
 	a := &tx.applied

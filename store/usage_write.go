@@ -25,6 +25,7 @@ type messageUsage struct {
 type appUsage struct {
 	app      string
 	events   []recorded
+	chats    []int // places in the stage of the chats of its deltas, in order of first appearance
 	rejected []schemas.RejectedInBatch
 	refused  int
 	causes   causeSet // of the events
@@ -62,16 +63,52 @@ func (u *messageUsage) of(app string) *appUsage {
 	return a
 }
 
-// order gives the events of the message app by app, in order of first appearance.
-func (u *messageUsage) order() []recorded {
-	if len(u.apps) == 1 {
+// order gives the events of the message app by app, in order of first appearance, and
+// those of an app chat by chat behind those of none: facts about either are ranges.
+func (tx *Tx) order() []recorded {
+	u := &tx.usage
+	if len(u.apps) == 1 && len(u.apps[0].chats) == 0 {
 		return u.apps[0].events
 	}
 	all := make([]recorded, 0, u.sum)
 	for _, a := range u.apps {
-		all = append(all, a.events...)
+		if len(a.chats) == 0 {
+			all = append(all, a.events...)
+		} else {
+			all = tx.byChat(all, a)
+		}
 	}
 	return all
+}
+
+func (tx *Tx) byChat(all []recorded, a *appUsage) []recorded {
+	list := tx.stage.chats.list
+	other, next := len(all), len(all)+tx.outside(a)
+	all = all[:other+len(a.events)]
+	for _, at := range a.chats {
+		m := &list[at].message
+		m.next, next = next, next+m.deltas
+	}
+	for _, r := range a.events {
+		if r.chat == 0 {
+			all[other] = r
+			other++
+			continue
+		}
+		m := &list[r.chat-1].message
+		all[m.next] = r
+		m.next++
+	}
+	return all
+}
+
+// outside is how many events of an app are no deltas of chats.
+func (tx *Tx) outside(a *appUsage) int {
+	n := len(a.events)
+	for _, at := range a.chats {
+		n -= tx.stage.chats.list[at].message.deltas
+	}
+	return n
 }
 
 // RecordUsage enters an event of the command with the given index and, when it
@@ -88,13 +125,20 @@ func (tx *Tx) RecordUsage(command uint32, e *schemas.UsageEvent, p *schemas.Even
 		return Conflict, nil
 	}
 	tx.enter(schemas.IDEvent, &p.ID, p.Digest, 0)
+	a, r := tx.usage.of(e.AppID), recorded{event: e, command: command}
 	if e.ChatID != "" {
-		if err := tx.countInChat(e); err != nil {
+		at, err := tx.countInChat(command, e)
+		if err != nil {
 			return 0, err
 		}
+		if !e.Summary {
+			if tx.stage.chats.list[at].message.deltas == 1 {
+				a.chats = append(a.chats, at)
+			}
+			r.chat = uint32(at) + 1
+		}
 	}
-	a := tx.usage.of(e.AppID)
-	a.events = append(a.events, recorded{e, command})
+	a.events = append(a.events, r)
 	a.causes.add(command)
 	tx.usage.sum++
 	return Entered, nil

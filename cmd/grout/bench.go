@@ -34,6 +34,7 @@ type benchOptions struct {
 	callers       []int // of budgets
 	plugins       bool
 	executers     []int // callers of plugins
+	live          bool
 	chats         string
 	openShare     float64
 	stored, cache string
@@ -74,13 +75,15 @@ and disk; what was left to apply and to publish at the end and how long that too
 and how long it took until a read showed an event. Checks and reservations of budgets
 follow in a table of their own, and whether 2,000 that race for the last 1,000 tokens
 get just those; then calls of plugins, in Python, in Node, on NATS and built in, which
---plugins measures alone. With --stored events are measured once more on a copy of a
+--plugins measures alone; then how long it takes from a command to a subscriber on
+NATS, a WebSocket and an SSE stream, which --live measures alone. With --stored events are measured once more on a copy of a
 data directory that holds that many ids already, which is filled through ingest the
 first time and kept in --cache.`,
 		Example: `  grout bench
   grout bench --events 1,100 --connections 16,64 --duration 10s
   grout bench --events 100 --connections 32 --rate 20000 -o json
   grout bench --plugins
+  grout bench --live
   grout bench --matrix --stored 10000000`,
 		Args: cobra.NoArgs,
 	}
@@ -99,6 +102,7 @@ first time and kept in --cache.`,
 	f.BoolVar(&o.matrix, "matrix", false, "measure every aspect, each combination with a server process of its own")
 	f.BoolVar(&o.budgets, "budgets", true, "with --matrix: measure checks and reservations of budgets too")
 	f.BoolVar(&o.plugins, "plugins", true, "with --matrix: measure executions of plugins too; without: measure nothing else")
+	f.BoolVar(&o.live, "live", true, "with --matrix: measure how long it takes to those who watch too; without: measure nothing else")
 	f.StringVar(&o.chats, "chats", "both", "with --matrix: events with chat ids (with), without, or both")
 	f.Float64Var(&o.openShare, "open-share", .7, "with --matrix: load of the open loop, as a share of what the closed loop reached; 0: none")
 	f.StringVar(&o.stored, "stored", "", "with --matrix: measure also with these numbers of ids stored, e.g. 10000000,50000000")
@@ -108,14 +112,16 @@ first time and kept in --cache.`,
 
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		pluginsOnly := !o.matrix && o.plugins && f.Changed("plugins")
-		o.matrix = o.matrix || pluginsOnly
+		liveOnly := !o.matrix && o.live && f.Changed("live")
+		o.plugins, o.live = o.plugins && (o.matrix || pluginsOnly), o.live && (o.matrix || liveOnly)
+		o.matrix = o.matrix || pluginsOnly || liveOnly
 		if o.matrix {
 			o.matrixDefaults(f.Changed)
 		}
 		if err := o.check(); err != nil {
 			return err
 		}
-		if pluginsOnly {
+		if pluginsOnly || liveOnly {
 			o.events, o.budgets = nil, false
 		}
 		cfg, _, err := app.Load(f, os.Environ())

@@ -173,6 +173,9 @@ func (m *matrix) run(ctx context.Context) error {
 	if err := m.plugins(ctx); err != nil {
 		return err
 	}
+	if err := m.live(ctx); err != nil {
+		return err
+	}
 	for _, n := range counts {
 		stored, err := m.prepareStored(ctx, n)
 		if err != nil {
@@ -190,10 +193,13 @@ func (m *matrix) run(ctx context.Context) error {
 
 // load tells what is sent.
 func (o *benchOptions) load() string {
-	if len(o.events) == 0 {
-		return "calls of one plugin by one user"
+	switch {
+	case len(o.events) > 0:
+		return o.mix()
+	case o.live:
+		return "usage events of chats that are watched"
 	}
-	return o.mix()
+	return "calls of one plugin by one user"
 }
 
 func (m *matrix) cells(measure func(events, connections int) error) error {
@@ -219,6 +225,9 @@ func (m *matrix) atLeast(stored int) time.Duration {
 	}
 	if m.o.plugins {
 		beside += cell * time.Duration(len(benchPlugins())*len(m.o.executers))
+	}
+	if m.o.live {
+		beside += m.o.duration * time.Duration(len(liveLoads))
 	}
 	if m.floor != nil {
 		cell += floorWarmup + m.o.duration/2

@@ -32,7 +32,7 @@ any setting it runs in development mode on this machine only, with generated key
 			*started = true
 		},
 	}
-	root.AddCommand(newServe(), newIngest(), newUsage(), newToken(), newEntitlements(), newBudgets(), newPlugins(), newRuns(), newVerify(), newRepair(), newClock(), newEpoch(), newDemo(), newBench(), newConfig(), newVersion(), newPluginWorker())
+	root.AddCommand(newServe(), newIngest(), newUsage(), newToken(), newEntitlements(), newBudgets(), newPlugins(), newRuns(), newDLQ(), newEvents(), newWebhooks(), newVerify(), newRepair(), newDoctor(), newClock(), newEpoch(), newDemo(), newBench(), newConfig(), newVersion(), newPluginWorker())
 	return root
 }
 

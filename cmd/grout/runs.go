@@ -27,7 +27,7 @@ which a grout on this machine keeps in its data directory.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newRunsList(), newRunsShow(), newRunsCancel())
+	cmd.AddCommand(newRunsList(), newRunsShow(), newRunsTail(), newRunsCancel())
 	return cmd
 }
 

@@ -17,9 +17,15 @@ the process at once, which loses nothing either: what was answered is on disk.
 Every flag can also be given by the environment variable named beside it, or in
 grout.yaml under the flag's name with underscores. Keys and passwords have no
 flags; they come from INTERNAL_API_KEY, MOZAIKS_ALLOWED_SERVICE_KEYS, JWT_SECRET,
-MOZAIKS_NATS_CONSUMER_PASSWORD, MOZAIKS_NATS_ADMIN_PASSWORD and
-MOZAIKS_NATS_PLUGIN_PASSWORD (comma-separated while they rotate), and outside production are generated when they are not set.
-MOZAIKS_CONTROL_PLANE_KEY is what the control plane is asked with, if there is one.`,
+MOZAIKS_NATS_PLATFORM_PASSWORD, MOZAIKS_NATS_CONSUMER_PASSWORD,
+MOZAIKS_NATS_ADMIN_PASSWORD and MOZAIKS_NATS_PLUGIN_PASSWORD (comma-separated while
+they rotate), or from the file that the same name with _FILE behind it names, and
+outside production are generated when they are not set. MOZAIKS_NATS_PUBLISHERS
+names who else may publish commands, for which apps. MOZAIKS_CONTROL_PLANE_KEY is
+what the control plane is asked with, if there is one.
+
+Files of NATS passwords, publishers and certificates are read again when they
+change, and at once on SIGHUP.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(cmd)

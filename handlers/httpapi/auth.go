@@ -19,6 +19,7 @@ const (
 	keys              // an internal or a service key
 	keysOrBasic       // the same, or HTTP Basic with one of them as password
 	keysOrUser        // a key for any app, or a user token for what is its user's in this app
+	watchers          // the same, with the token also as ?access_token=, for clients that can only be given a URL
 	usersOnly         // a user token
 	serviceOnly       // a service key
 	internalOnly      // an internal key
@@ -62,8 +63,11 @@ var (
 // the service key, then the user token, then Basic; where only users may call, keys
 // do not count at all.
 func (s *Server) admit(ctx context.Context, r rule, h http.Header) (*caller, error) {
-	if r == anybody {
+	switch r {
+	case anybody:
 		return &caller{}, nil
+	case watchers:
+		r = keysOrUser
 	}
 	scheme, credential := authorization(h)
 	switch r {

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -19,6 +20,7 @@ type caller struct {
 	Roles      []string
 	Superadmin bool
 	Token      string // as it was sent: it stays in memory, and out of every log, error and answer
+	Expires    time.Time
 }
 
 const callerKey = "grout.caller"
@@ -60,6 +62,7 @@ func (s *Server) admitUser(ctx context.Context, token string) (*caller, error) {
 	}
 	return &caller{
 		App: s.AppID, UserID: id.UserID, Username: id.Username, Roles: id.Roles, Superadmin: id.Superadmin, Token: token,
+		Expires: time.Unix(0, id.Expires),
 	}, nil
 }
 

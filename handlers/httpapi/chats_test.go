@@ -114,3 +114,58 @@ func TestBadRawSummariesAreAnswered(t *testing.T) {
 		}
 	}
 }
+
+// The totals of a chat are told by whoever may see them, and answered as they are told.
+func TestSummarizeChat(t *testing.T) {
+	const path = "/api/chats/of-ann/usage/summary"
+	summary := schemas.ChatSummary{
+		EventID: "QAN8K86279LQNE3ABC8LM8I1HC.7", At: 1_769_441_400_000_000_000,
+		ChatUsage: schemas.ChatUsage{AppID: "app_1", ChatID: "of-ann", UserID: "ann", Totals: schemas.UsageSums{InputTokens: 2, TotalTokens: 2}},
+	}
+	body := string(summary.AppendJSON(nil))
+	log := &runLog{answer: func(*schemas.CommandFrame) Pending { return outcomeOf(schemas.CommandOutcome{Body: []byte(body)}) }}
+	s := serve(t, knownUsers, func(o *Options) {
+		o.Commands, o.Reads = log, &chatReads{owners: map[string]string{"of-ann": "ann", "of-bob": "bob", "of-nobody": ""}}
+	})
+	s.do("POST", path, nil, asAnn).is(200).body(body)
+	s.do("POST", path, `{"app_id":"app_1"}`).is(200).body(body)
+	s.do("POST", path+"?app_id=app_2", nil).is(200)
+	if len(log.frames) != 3 || log.frames[2].AppID != "app_2" {
+		t.Fatalf("%d commands: %+v", len(log.frames), log.frames)
+	}
+	var c schemas.ChatSummarize
+	if f := log.frames[0]; f.Kind != schemas.SummarizeChat.Name || f.AppID != "app_1" || c.DecodePayload(f.Payload) != nil || c.ChatID != "of-ann" {
+		t.Errorf("the command is %+v of %+v", c, f)
+	}
+	for _, x := range []struct {
+		path, body, as string
+		status         int
+	}{
+		{"/api/chats/of-bob/usage/summary", "", asAnn, 404},
+		{"/api/chats/of-nobody/usage/summary", "", asAnn, 404},
+		{"/api/chats/unknown/usage/summary", "", asAdmin, 404},
+		{path + "?app_id=app_2", "", asAnn, 404},
+		{path, `{"app_id":"app_2"}`, asAnn, 404},
+		{path, `{"app_id":1}`, asAnn, 422},
+		{path, `[]`, asAnn, 422},
+		{path, `{`, asAnn, 400},
+		{path + "?chat=x", "", asAnn, 422},
+		{"/api/chats/%ff/usage/summary", "", asAnn, 422},
+		{path, "", "X-Internal-API-Key: wrong", 403},
+		{path, "", "Authorization: Bearer a.b.c", 401},
+	} {
+		s.do("POST", x.path, x.body, x.as).is(x.status)
+	}
+	s.do("GET", path, nil).is(405)
+	if len(log.frames) != 3 {
+		t.Errorf("what is refused makes a command: %d", len(log.frames))
+	}
+	log.answer = func(*schemas.CommandFrame) Pending {
+		return outcomeOf(schemas.CommandOutcome{Code: schemas.CodeNotFound, Detail: "The app has no chat with this id"})
+	}
+	s.do("POST", path, nil).is(404, schemas.CodeNotFound)
+	log.answer = func(*schemas.CommandFrame) Pending {
+		return memoryPending{stored: &Receipt{Seq: 7}, applied: &Receipt{Seq: 7}}
+	}
+	s.do("POST", path, nil).is(202).body(`{"chat_id":"of-ann","status":"accepted"}`)
+}

@@ -38,6 +38,11 @@ var errMaybeStored = errors.New("the command may be stored")
 
 // runCommand is run for whoever looks at refusals; ctx is for how long the caller waits.
 func (s *Server) runCommand(ctx context.Context, c echo.Context, kind, app string, payload []byte) (o schemas.CommandOutcome, applied bool, err error) {
+	return s.runCommandIn(ctx, c, schemas.PartitionOf(app, s.Partitions), kind, app, payload)
+}
+
+// runCommandIn is runCommand for a partition that the app need not say.
+func (s *Server) runCommandIn(ctx context.Context, c echo.Context, partition int, kind, app string, payload []byte) (o schemas.CommandOutcome, applied bool, err error) {
 	now := s.Now().UnixNano()
 	frame := schemas.CommandFrame{
 		Kind: kind, AppID: app, ID: uuid.Must(uuid.NewV7()).String(), Source: commandSource, Time: now, Accepted: now,
@@ -47,7 +52,7 @@ func (s *Server) runCommand(ctx context.Context, c echo.Context, kind, app strin
 
 	ctx, cancel := context.WithTimeout(ctx, s.WaitLimit)
 	defer cancel()
-	pending, err := s.Commands.Submit(schemas.PartitionOf(app, s.Partitions), frame)
+	pending, err := s.Commands.Submit(partition, frame)
 	if err != nil {
 		return o, false, submitError(err)
 	}

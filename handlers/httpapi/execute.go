@@ -142,7 +142,7 @@ func (s *Server) readInput(r *http.Request, p *Plugin) (in schemas.PluginInput, 
 	if fault != nil {
 		return in, fault
 	}
-	in.Action, in.ChatID = actionOf(in.Action), strings.Clone(in.ChatID) // parts of the body
+	in.Action, in.ChatID = schemas.ActionName(in.Action), strings.Clone(in.ChatID) // parts of the body
 	return in, nil
 }
 
@@ -167,14 +167,6 @@ func (s *Server) mayTalkIn(c echo.Context, chat string) error {
 		return errNoChat
 	}
 	return nil
-}
-
-// actionOf is what a body names as the action; text that is too long for a name is none.
-func actionOf(text string) string {
-	if len(text) > 4*schemas.MaxNameChars || utf8.RuneCountInString(text) > schemas.MaxNameChars {
-		return ""
-	}
-	return strings.Clone(text)
 }
 
 func idempotencyKey(h http.Header) (string, error) {

@@ -1,9 +1,6 @@
 package httpapi
 
 import (
-	"strconv"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"grout/schemas"
@@ -17,6 +14,9 @@ type metrics struct {
 	accepted, duplicates, rejected prometheus.Counter
 
 	decisions, refusedEarly *prometheus.CounterVec
+
+	services        *prometheus.CounterVec
+	serviceDuration *prometheus.HistogramVec
 }
 
 func newMetrics(r prometheus.Registerer, version string) *metrics {
@@ -46,17 +46,19 @@ func newMetrics(r prometheus.Registerer, version string) *metrics {
 		refusedEarly: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "grout_refused_early_total", Help: "Requests refused by what is committed, without a command in the log.",
 		}, []string{"error_code"}),
+		services: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "grout_service_requests_total", Help: "Requests of NATS services answered, by the status that HTTP has for the answer.",
+		}, []string{"service", "code"}),
+		serviceDuration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "grout_service_request_duration_seconds", Help: "Time that the answer to a request of a NATS service took.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"service"}),
 		accepted:   events.WithLabelValues("accepted"),
 		duplicates: events.WithLabelValues("duplicate"),
 		rejected:   events.WithLabelValues("rejected"),
 	}
-	r.MustRegister(build, events, m.decisions, m.refusedEarly, m.requests, m.duration, m.inFlight)
+	r.MustRegister(build, events, m.decisions, m.refusedEarly, m.requests, m.duration, m.inFlight, m.services, m.serviceDuration)
 	return m
-}
-
-func (m *metrics) observe(route, method string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
-	m.duration.WithLabelValues(route).Observe(took.Seconds())
 }
 
 func (m *metrics) ingested(o *schemas.IngestOutcome) {

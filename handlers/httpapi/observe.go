@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		h.Set(headerCorrelation, id)
 		h.Set("Cache-Control", "no-store")
 		c.Set(headerCorrelation, id)
+		s.origins.answer(c)
 		s.metrics.inFlight.Inc()
 		defer s.metrics.inFlight.Dec()
 
@@ -86,6 +88,12 @@ func (s *Server) contained(next echo.HandlerFunc, c echo.Context) (err error) {
 		return echo.ErrNotFound
 	}
 	if _, known := c.Get(echo.ContextKeyHeaderAllow).(string); known {
+		if s.origins.preflight(c) {
+			return nil
+		}
+		if s.origins.preflight(c) {
+			return nil
+		}
 		c.Response().Header().Set("Allow", s.allowed(c.Path()))
 		return echo.ErrMethodNotAllowed
 	}
@@ -122,7 +130,13 @@ func (s *Server) record(c echo.Context, id string, took time.Duration, err error
 	}
 	status := c.Response().Status
 	method := knownMethod(c.Request().Method)
-	s.metrics.observe(route, method, status, took)
+	service := serviceOf(c.Request()) != nil // counted there
+	if !service {
+		s.metrics.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+	}
+	if !service && c.Get(streamed) == nil {
+		s.metrics.duration.WithLabelValues(route).Observe(took.Seconds())
+	}
 
 	level := slog.LevelInfo
 	switch {

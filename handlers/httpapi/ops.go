@@ -39,6 +39,16 @@ func (s *Server) ready(c echo.Context) error {
 		}
 		b = append(append(b, `,"alarms":`...), text...)
 	}
+	if n := s.DeadLetters.Waiting(); n > 0 {
+		b = strconv.AppendInt(append(b, `,"dead_letters":`...), n, 10)
+	}
+	if list := s.Webhooks.Trouble(); len(list) > 0 {
+		text, err := json.Marshal(list)
+		if err != nil {
+			return err
+		}
+		b = append(append(b, `,"deliveries":`...), text...)
+	}
 	return sendJSON(c, http.StatusOK, append(b, '}'))
 }
 

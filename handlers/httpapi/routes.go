@@ -28,6 +28,7 @@ func (s *Server) routes() []route {
 		{"POST", "/api/usage/events/:event_id/void", keys, s.voidEvent},
 		{"POST", "/api/usage/events/:event_id/amend", keys, s.amendEvent},
 		{"GET", "/api/chats/:chat_id/usage", keysOrUser, s.chatUsage},
+		{"POST", "/api/chats/:chat_id/usage/summary", keysOrUser, s.summarizeChat},
 		{"POST", "/api/internal/entitlement/sync", internalOnly, s.syncEntitlement},
 		{"POST", "/api/internal/subscription/sync", internalOnly, s.syncSubscription},
 		{"POST", "/api/v1/entitlements/:app_id/sync", serviceOnly, s.syncApp},
@@ -50,6 +51,17 @@ func (s *Server) routes() []route {
 		{"GET", "/api/runs/:run_id", keysOrUser, s.runOne},
 		{"GET", "/api/runs/:run_id/events", keysOrUser, s.runEvents},
 		{"POST", "/api/runs/:run_id/cancel", keysOrUser, s.cancelRun},
+		{"GET", "/api/dlq", keys, s.letters},
+		{"GET", "/api/dlq/:letter_id", keys, s.letter},
+		{"POST", "/api/dlq/:letter_id/retry", keys, s.retryLetter},
+		{"DELETE", "/api/dlq/:letter_id", keys, s.dropLetter},
+		{"GET", "/ws/:workflow_name/:app_id/:chat_id/:user_id", anybody, s.socket}, // judged behind the upgrade
+		{"GET", "/api/events/stream", watchers, s.eventStream},
+		{"POST", "/ofrep/v1/evaluate/flags/:key", keysOrUser, s.evaluateFlag},
+		{"POST", "/ofrep/v1/evaluate/flags", keysOrUser, s.evaluateFlags},
+		{"GET", "/api/webhooks", keys, s.webhooks},
+		{"POST", "/api/webhooks/:name/test", keys, s.testWebhook},
+		{"POST", "/api/webhooks/:name/resume", keys, s.resumeWebhook},
 		{"GET", "/health", anybody, s.health},
 		{"GET", "/ready", anybody, s.ready},
 		{"GET", "/info", anybody, s.info},
@@ -69,7 +81,11 @@ func (s *Server) guard(r route) echo.HandlerFunc {
 			c.Response().Header().Set("Connection", "close")
 			return unavailable("The server is shutting down", nil)
 		}
-		who, err := s.admit(c.Request().Context(), r.allow, c.Request().Header)
+		if call := serviceOf(c.Request()); call != nil {
+			c.Set(callerKey, &call.who)
+			return r.serve(c)
+		}
+		who, err := s.admitTo(r.allow, c.Request())
 		if err != nil {
 			return err
 		}

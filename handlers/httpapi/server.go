@@ -1,8 +1,10 @@
 package httpapi
 
 import (
+	"context"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"runtime"
 	"sync/atomic"
@@ -38,6 +40,13 @@ type Options struct {
 	Health       Health
 	Plugins      Plugins
 	Runs         Runs
+	Live         Live        // [none]
+	DeadLetters  DeadLetters // [none]
+	Webhooks     Webhooks    // [none]
+
+	// Origins of pages that may ask beside those of this server itself, as browsers write
+	// them (contract §1).
+	Origins []string
 
 	Logger   *slog.Logger         // [nowhere]
 	Registry *prometheus.Registry // served by GET /metrics [a new one]
@@ -68,6 +77,15 @@ func (o Options) withDefaults() Options {
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
 	}
+	if o.Live == nil {
+		o.Live = noLive{}
+	}
+	if o.Webhooks == nil {
+		o.Webhooks = noWebhooks{}
+	}
+	if o.DeadLetters == nil {
+		o.DeadLetters = noDeadLetters{}
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -81,6 +99,7 @@ func (o Options) withDefaults() Options {
 type Server struct {
 	Options
 	internal, service keyring
+	origins           origins
 	echo              *echo.Echo
 	metrics           *metrics
 	bodies            budget
@@ -99,6 +118,7 @@ func New(o Options) *Server {
 		Options:  o,
 		internal: newKeyring(o.InternalKeys),
 		service:  newKeyring(o.ServiceKeys),
+		origins:  origins(o.Origins),
 		metrics:  newMetrics(o.Registry, o.Version),
 		parsing:  make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
 		patterns: map[string]bool{},
@@ -140,6 +160,7 @@ func (s *Server) HTTPServer() *http.Server {
 		IdleTimeout:       120 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(s.Logger.Handler(), slog.LevelWarn),
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"grout/integration/natsnode"
 )
 
 type options struct {
@@ -33,9 +35,12 @@ type options struct {
 	limit      time.Duration
 	loseStore  bool
 	verbose    bool
+	cluster    bool
+	only       string
 }
 
 func main() {
+	natsnode.Launch() // when this process is to be a node
 	var o options
 	flag.StringVar(&o.binary, "binary", "", "the grout binary to test")
 	flag.StringVar(&o.data, "data", "", "its data directory, empty at the beginning")
@@ -49,6 +54,8 @@ func main() {
 	flag.DurationVar(&o.limit, "limit", 30*time.Minute, "give up after this long")
 	flag.BoolVar(&o.loseStore, "lose-store", false, "after each kill remove the files of the store, once snapshots have let the command stream be trimmed")
 	flag.BoolVar(&o.verbose, "v", false, "print progress")
+	flag.BoolVar(&o.cluster, "cluster", false, "run it on three NATS nodes, and kill, stop, cut and slow these, too: -kills are rounds")
+	flag.StringVar(&o.only, "only", "", "the name of the one fault of every round")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -67,26 +74,30 @@ func main() {
 
 // Verdict is what the oracle prints. No faults: the binary is right.
 type Verdict struct {
-	Seed         uint64   `json:"seed"`
-	Kills        int      `json:"kills"`
-	KilledInUse  int      `json:"killed_with_requests_in_flight"`
-	StoresLost   int      `json:"stores_lost"`
-	Requests     int      `json:"requests"`
-	Unanswered   int      `json:"unanswered"`
-	Replayed     int      `json:"replayed"`
-	Events       int      `json:"events"`
-	Duplicates   int      `json:"duplicates"`
-	Rejected     int      `json:"rejected"`
-	Voided       int      `json:"voided"`
-	Amended      int      `json:"amended"`
-	Chats        int      `json:"chats"`
-	Summaries    int      `json:"summaries"`
-	InputTokens  int64    `json:"input_tokens"`
-	OutputTokens int64    `json:"output_tokens"`
-	Reads        int      `json:"reads_during_the_run"`
-	Facts        int      `json:"facts"`
-	Seconds      float64  `json:"seconds"`
-	Faults       []string `json:"faults"`
+	Seed         uint64  `json:"seed"`
+	Kills        int     `json:"kills"`
+	KilledInUse  int     `json:"killed_with_requests_in_flight"`
+	StoresLost   int     `json:"stores_lost"`
+	Requests     int     `json:"requests"`
+	Unanswered   int     `json:"unanswered"`
+	Replayed     int     `json:"replayed"`
+	Events       int     `json:"events"`
+	Duplicates   int     `json:"duplicates"`
+	Rejected     int     `json:"rejected"`
+	Voided       int     `json:"voided"`
+	Amended      int     `json:"amended"`
+	Chats        int     `json:"chats"`
+	Summaries    int     `json:"summaries"`
+	InputTokens  int64   `json:"input_tokens"`
+	OutputTokens int64   `json:"output_tokens"`
+	Reads        int     `json:"reads_during_the_run"`
+	Facts        int     `json:"facts"`
+	Seconds      float64 `json:"seconds"`
+
+	Refused  int                 `json:"refused_without_quorum,omitempty"`
+	Recovery map[string]recovery `json:"recovery,omitempty"`
+
+	Faults []string `json:"faults"`
 }
 
 func run(ctx context.Context, o options) (*Verdict, error) {
@@ -96,17 +107,30 @@ func run(ctx context.Context, o options) (*Verdict, error) {
 	start := time.Now()
 	b := newBooks(o.seed)
 	s := &server{o: o, rng: newRand(o.seed, 99)}
+	if o.cluster {
+		var err error
+		if s.cluster, err = startCluster(ctx, o.data+"-nats"); err != nil {
+			return nil, err
+		}
+		defer s.cluster.stop()
+	}
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
 	defer func() { s.current().Kill() }()
 	c := &campaign{o: o, books: b, server: s}
+	if s.cluster != nil {
+		s.cluster.c, s.cluster.s = c, s
+	}
 	if err := c.run(ctx); err != nil {
 		return nil, err
 	}
 	v := b.verdict()
 	v.Seed, v.Kills, v.KilledInUse, v.StoresLost, v.Reads = o.seed, s.kills, s.killedInUse, s.lost, int(c.reads.Load())
 	v.Faults = append(v.Faults, c.faults()...)
+	if s.cluster != nil {
+		v.Refused, v.Recovery = s.cluster.refused, s.cluster.recoveries()
+	}
 	if err := verify(ctx, b, s, v); err != nil {
 		return nil, err
 	}

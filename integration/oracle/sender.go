@@ -92,7 +92,10 @@ func (c *campaign) run(ctx context.Context) error {
 		readers.Go(func() { c.read(sending, i) })
 	}
 	var err error
-	for c.server.kills < c.o.kills && err == nil {
+	for round := 0; c.server.cluster != nil && round < c.o.kills && err == nil; round++ {
+		err = c.server.cluster.round(ctx, round)
+	}
+	for c.server.cluster == nil && c.server.kills < c.o.kills && err == nil {
 		err = c.server.cycle(ctx)
 		if c.o.verbose && c.server.kills%10 == 0 {
 			fmt.Printf("%d kills\n", c.server.kills)

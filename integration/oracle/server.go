@@ -27,6 +27,7 @@ type server struct {
 	killedInUse int
 	lost        int
 	inFlight    atomic.Int64
+	cluster     *cluster // nil: it runs on its own server
 
 	mu  sync.Mutex
 	now *process.Process
@@ -35,11 +36,15 @@ type server struct {
 
 // start runs the next incarnation.
 func (s *server) start(ctx context.Context) error {
-	p, err := process.Start(ctx, process.Options{Binary: s.o.binary, Data: s.o.data, Env: []string{
+	var env []string
+	if s.cluster != nil {
+		env = s.cluster.env()
+	}
+	p, err := process.Start(ctx, process.Options{Binary: s.o.binary, Data: s.o.data, Env: append(env, []string{
 		"MOZAIKS_DUPLICATE_WINDOW=100ms", "MOZAIKS_WAIT_LIMIT=3s",
 		fmt.Sprint("MOZAIKS_PARTITIONS=", s.o.partitions), fmt.Sprint("MOZAIKS_FOLD_EVERY=", s.o.foldEvery),
 		"GROUT_CRASH_AT=" + s.point(), "MOZAIKS_SNAPSHOT_EVERY=" + s.o.snapshots().String(), "MOZAIKS_COMMAND_AGE=1s",
-	}})
+	}...)})
 	if errors.Is(err, process.ErrKilled) && s.o.crashAt != "" {
 		err = nil // it came to the point while it was starting
 	}

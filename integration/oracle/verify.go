@@ -124,8 +124,13 @@ type fact struct {
 	Type     string `json:"type"`
 	Key      string `json:"partitionkey"`
 	Sequence string `json:"sequence"`
-	Data     struct {
+
+	ChatSequence string `json:"chatsequence"`
+
+	Data struct {
 		AppID      string          `json:"app_id"`
+		ChatID     string          `json:"chat_id"`
+		Deltas     []delta         `json:"deltas"`
 		Part       int             `json:"part"`
 		Parts      int             `json:"parts"`
 		EventID    string          `json:"event_id"`
@@ -140,8 +145,18 @@ type recordedEvent struct {
 	Counted *sums       `json:"counted"`
 }
 
+func nextFact(ctx context.Context, facts jetstream.MessagesContext) (jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, 700*time.Millisecond)
+	defer cancel()
+	return facts.Next(jetstream.NextContext(ctx))
+}
+
 func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault func(string, ...any)) error {
-	nc, err := nats.Connect(s.current().NATS, nats.UserInfo("consumer", process.ConsumerPassword))
+	address := s.current().NATS
+	if s.cluster != nil {
+		address = s.cluster.nodes.URLs()
+	}
+	nc, err := nats.Connect(address, nats.UserInfo("consumer", process.ConsumerPassword))
 	if err != nil {
 		return fmt.Errorf("connect as consumer: %w", err)
 	}
@@ -154,20 +169,30 @@ func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault fun
 	if err != nil {
 		return fmt.Errorf("make consumer: %w", err)
 	}
+	facts, err := consumer.Messages()
+	if err != nil {
+		return fmt.Errorf("read MOZAIKS_EVT: %w", err)
+	}
+	defer facts.Stop()
 	seen := map[string]bool{}
 	ids := map[string]bool{}
 	adjusted := map[string]bool{}
 	var total booked
+	told := newItems(b)
 	sequences := map[string]uint64{}
 	deadline := time.Now().Add(60 * time.Second)
 	quiet := 0
 	for quiet < 3 {
-		m, err := consumer.Next(jetstream.FetchMaxWait(700 * time.Millisecond))
-		if errors.Is(err, nats.ErrTimeout) || errors.Is(err, jetstream.ErrNoMessages) {
+		m, err := nextFact(ctx, facts)
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil || errors.Is(err, jetstream.ErrNoMessages) {
 			quiet++
-			if (len(seen) < len(b.counted) || len(adjusted) < v.Voided+v.Amended) && time.Now().Before(deadline) {
+			if (len(seen) < len(b.counted) || !told.complete() || len(adjusted) < v.Voided+v.Amended) && time.Now().Before(deadline) {
 				quiet = 0 // the relay is still at work
 			}
+			continue
+		}
+		if err != nil && s.cluster != nil && time.Now().Before(deadline) {
+			time.Sleep(200 * time.Millisecond) // a leader has changed
 			continue
 		}
 		if err != nil {
@@ -195,6 +220,9 @@ func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault fun
 			b.checkCorrection(&f, adjusted, fault)
 			total.adjustment(&f)
 			continue
+		case "ai.mozaiks.chat.usage_delta.v1":
+			told.take(b, &f, fault)
+			continue
 		case "ai.mozaiks.usage.recorded.v1":
 		default:
 			continue
@@ -218,6 +246,7 @@ func verifyFacts(ctx context.Context, b *books, s *server, v *Verdict, fault fun
 	if want := b.summaryTotals(); total.sum != want {
 		fault("facts sum up to %+v for app %q, want %+v", total.sum, summaryApp, want)
 	}
+	told.check(b, fault)
 	for k, e := range b.counted {
 		if !seen[k] {
 			fault("event %q is in no fact", k)

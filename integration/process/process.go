@@ -30,6 +30,7 @@ var (
 	ServiceKey       = "integration-service-key-" + run
 	ConsumerPassword = "integration-consumer-password-" + run
 	AdminPassword    = "integration-admin-password-" + run
+	PlatformPassword = "integration-platform-password-" + run
 	PluginPassword   = "integration-plugin-password-" + run
 )
 
@@ -46,6 +47,8 @@ type Options struct {
 	// GenerateSecrets leaves keys and passwords to the process.
 	GenerateSecrets bool
 	Stdout          io.Writer
+	// Standby waits until the process says that it stands by, and not until it is ready.
+	Standby bool
 }
 
 // Process is a running grout.
@@ -66,13 +69,14 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	cmd := exec.Command(o.Binary, "serve")
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY", "JWT_SECRET", "JWT_ALGORITHM", "MONETIZATION"}, name)
+		return strings.HasPrefix(name, "MOZAIKS_") || strings.HasPrefix(name, "GROUT_") || slices.Contains([]string{"ENV", "PORT", "INTERNAL_API_KEY", "JWT_SECRET", "JWT_ALGORITHM", "MONETIZATION", "NATS_URL", "NATS_USER", "NATS_PASSWORD", "NATS_PASSWORD_FILE", "NATS_CREDS", "NATS_NKEY"}, name)
 	}),
 		"MOZAIKS_DATA_DIR="+o.Data, "MOZAIKS_HTTP_ADDR=127.0.0.1:0", "MOZAIKS_NATS_LISTEN=127.0.0.1:0", "MOZAIKS_LOG_FORMAT=json")
 	if !o.GenerateSecrets {
 		cmd.Env = append(cmd.Env,
 			"INTERNAL_API_KEY="+InternalKey, "MOZAIKS_ALLOWED_SERVICE_KEYS="+ServiceKey,
 			"MOZAIKS_NATS_CONSUMER_PASSWORD="+ConsumerPassword, "MOZAIKS_NATS_ADMIN_PASSWORD="+AdminPassword,
+			"MOZAIKS_NATS_PLATFORM_PASSWORD="+PlatformPassword,
 			"MOZAIKS_NATS_PLUGIN_PASSWORD="+PluginPassword)
 	}
 	cmd.Env = append(cmd.Env, o.Env...)
@@ -86,7 +90,10 @@ func Start(ctx context.Context, o Options) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", o.Binary, err)
 	}
-	p := &Process{cmd: cmd, ended: make(chan struct{}), log: &tail{}}
+	p := &Process{cmd: cmd, ended: make(chan struct{}), log: &tail{await: "ready"}}
+	if o.Standby {
+		p.log.await = "standby"
+	}
 	ready := make(chan readyLine, 1)
 	go func() {
 		lines := bufio.NewScanner(stderr)
@@ -165,6 +172,7 @@ type readyLine struct{ Msg, HTTP, NATS, Took string }
 type tail struct {
 	mu    sync.Mutex
 	lines []string
+	await string // message of the line that is waited for
 }
 
 const tailLines = 30
@@ -174,8 +182,11 @@ func (t *tail) add(line string, ready chan<- readyLine) {
 		return
 	}
 	var l readyLine
-	if json.Unmarshal([]byte(line), &l) == nil && l.Msg == "ready" {
-		ready <- l
+	if json.Unmarshal([]byte(line), &l) == nil && l.Msg == t.await {
+		select {
+		case ready <- l:
+		default: // it was said before
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

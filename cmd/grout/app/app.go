@@ -35,6 +35,9 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	if err := LoadSecrets(&cfg); err != nil {
 		return err
 	}
+	var deaf func()
+	cfg.hangups, deaf = hangups()
+	defer deaf()
 	logger := newLogger(os.Stderr, cfg)
 	listener, err := net.Listen("tcp", cfg.HTTPAddr)
 	if err != nil {
@@ -44,6 +47,7 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 
 	failed := make(chan error, 1)
 	host := newSupervisor(cfg, logger, func(n *node) { n.announce(out, listener.Addr(), time.Since(started)) })
+	host.standsBy(func(owner string) { logger.Info("standby", "http", listener.Addr().String(), "owner", owner) })
 	tokens, err := newUsers(&cfg, logger, host.registry)
 	if err != nil {
 		return err
@@ -52,13 +56,21 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	hub := host.newHub()
+	watching, err := newLivePort(&host.cfg, hub, logger, host.registry)
+	if err != nil {
+		return err
+	}
 	workers := startStage(failed)
 	workers.run(pool.Run)
 	nodes := startStage(failed)
 	nodes.run(host.Run)
+	streams := startStage(failed)
+	streams.run(hub.Run)
 	options := host.apiOptions(listener)
-	options.Users = tokens.port()
+	options.Users, options.Live, options.Origins = tokens.port(), watching, cfg.AllowedOrigins
 	api := httpapi.New(options)
+	host.api.Store(api)
 	server := api.HTTPServer()
 	web := startStage(failed)
 	web.run(tokens.run)
@@ -77,11 +89,13 @@ func Run(ctx context.Context, cfg Config, out io.Writer) error {
 	api.StopAccepting()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(cfg.drain, cfg.DrainLimit))
 	defer cancel()
+	watching.Stop(drain)
 	if err := server.Shutdown(drain); err != nil {
 		logger.Warn("requests were cut off; their senders will repeat them", "error", err)
 		_ = server.Close()
 	}
 	web.stop()
+	streams.stop()
 	if err != nil { // nothing may reach the log any more
 		cancel()
 	}

@@ -21,6 +21,8 @@ import (
 	"github.com/knadh/koanf/v2"
 	"github.com/spf13/pflag"
 
+	"grout/bus"
+	"grout/handlers/deliver"
 	"grout/handlers/identity"
 	"grout/handlers/plugins"
 	"grout/schemas"
@@ -38,7 +40,7 @@ const DefaultConfigFile = "grout.yaml"
 type Config struct {
 	DataDir    string
 	HTTPAddr   string
-	NATSURL    string // empty: the embedded server
+	NATSURL    string // addresses of a cluster's nodes; empty: the embedded server
 	NATSListen string // empty: the embedded server listens nowhere
 	Env        string // as given; see InProduction
 	AppID      string
@@ -55,12 +57,34 @@ type Config struct {
 	JWTAlgorithm  string   // of local ones
 	Claims        identity.Claims
 
+	NATSUser         string // who grout is on the cluster, with NATSPassword or NATSPasswordFile
+	NATSPassword     Secret
+	NATSPasswordFile string
+	NATSCreds        string // file of a JWT and its seed
+	NATSNKey         string // file of an NKey's seed
+	NATSCA           string // what the nodes' certificates are judged by
+	NATSCert         string
+	NATSKey          string
+	NATSReplicas     int           // of every stream on a cluster
+	LeaseTTL         time.Duration // after which another worker may own the state
+
 	JWTSecret         Secret // of local tokens
 	InternalKeys      Secret
 	ServiceKeys       Secret
 	ConsumerPasswords Secret
 	AdminPasswords    Secret
 	PluginPasswords   Secret
+	PlatformPasswords Secret
+	Publishers        Secret // with names and apps; see parsePublishers
+
+	PlatformNKeys, ConsumerNKeys, AdminNKeys, PluginNKeys []string // public keys
+
+	NATSTLSCert    string // of the embedded NATS server
+	NATSTLSKey     string
+	NATSTLSCA      string
+	NATSTLSVerify  bool     // clients need a certificate
+	NATSWebSocket  string   // empty: browsers reach no NATS
+	AllowedOrigins []string // of pages that may use grout; without any only those of the same origin
 
 	Partitions      int
 	MaxBodyBytes    int64 // of a request as sent
@@ -68,6 +92,7 @@ type Config struct {
 	CommandBytes    int64 // of MOZAIKS_CMD
 	FactBytes       int64 // of MOZAIKS_EVT
 	DeadLetterBytes int64 // of MOZAIKS_DLQ
+	InBytes         int64 // of MOZAIKS_IN
 	WaitLimit       time.Duration
 	DuplicateWindow time.Duration
 	FoldEvery       int // applied events
@@ -86,6 +111,18 @@ type Config struct {
 	PluginUser        string        // uid:gid that plugins run as; empty: grout's own
 	DrainLimit        time.Duration // what runs has so long at a stop
 	RunSilence        time.Duration // after it a reported run that says nothing is lost
+	AGUI              bool          // live streams mirror the lifecycle of runs
+	LiveClients       int           // WebSockets and streams of events
+	LivePerUser       int
+	PlatformURL       string        // where usage is reported to; empty: nowhere
+	PlatformKey       Secret        // sent to it
+	UsageBatch        int           // events of a report
+	UsageFlush        time.Duration // how long they gather
+	UsageRetryMost    time.Duration // between tries
+	Webhooks          []WebhookConfig
+	WebhookTargets    deliver.Targets // that webhooks may reach beside the Internet
+	WebhookTimeout    time.Duration
+	WebhookRetryMost  time.Duration
 	Monetization      bool
 	Enforce           bool // entitlements; else decisions are reported and nothing is refused
 
@@ -97,7 +134,11 @@ type Config struct {
 	ticks    time.Duration        // between ticks; 0 is schemas.TickInterval
 	tickLook time.Duration        // how often it is looked whether one is due; 0 is tickLook
 
-	sourceLook time.Duration // how often files of configuration are looked at; 0 is sourceLook
+	sourceLook time.Duration  // how often files of configuration are looked at; 0 is sourceLook
+	doorLook   time.Duration  // how often those of passwords and certificates are; 0 is doorLook
+	hangups    chan os.Signal // which ask for a look now; nil: there are none
+
+	deliveryMark time.Duration // how often places of deliveries are written into the log; 0 is the default
 
 	functions map[string]plugins.Func // plugins of kind go beside those that are built in
 	drain     time.Duration           // how long a stop waits; 0 is DrainLimit
@@ -137,8 +178,26 @@ const (
 var settings = []setting{
 	{"data_dir", "MOZAIKS_DATA_DIR", "./data", "directory that holds everything grout keeps", false, text(func(c *Config) *string { return &c.DataDir }, anyText)},
 	{"http_addr", "MOZAIKS_HTTP_ADDR", "127.0.0.1:8080", "address of the HTTP API; PORT sets just its port", false, text(func(c *Config) *string { return &c.HTTPAddr }, hostPort)},
-	{"nats_url", "NATS_URL", "", "external NATS cluster (not available yet; empty is the embedded server)", true, text(func(c *Config) *string { return &c.NATSURL }, anyText)},
+	{"nats_url", "NATS_URL", "", "addresses of the nodes of a NATS cluster, comma-separated; empty is the server inside grout", true, text(func(c *Config) *string { return &c.NATSURL }, natsURLs)},
+	{"nats_user", "NATS_USER", "", "user that grout is on the cluster, with NATS_PASSWORD", true, text(func(c *Config) *string { return &c.NATSUser }, anyText)},
+	{"nats_password_file", "NATS_PASSWORD_FILE", "", "file of that user's password, which is read at every connection", true, text(func(c *Config) *string { return &c.NATSPasswordFile }, anyText)},
+	{"nats_creds", "NATS_CREDS", "", "credentials file (.creds) for the cluster", true, text(func(c *Config) *string { return &c.NATSCreds }, anyText)},
+	{"nats_nkey", "NATS_NKEY", "", "file of an NKey seed for the cluster", true, text(func(c *Config) *string { return &c.NATSNKey }, anyText)},
+	{"nats_ca", "NATS_CA", "", "file of the certificates that the nodes' certificates are judged by", true, text(func(c *Config) *string { return &c.NATSCA }, anyText)},
+	{"nats_cert", "NATS_CERT", "", "file of grout's own certificate for the cluster", true, text(func(c *Config) *string { return &c.NATSCert }, anyText)},
+	{"nats_key", "NATS_KEY", "", "file of its key", true, text(func(c *Config) *string { return &c.NATSKey }, anyText)},
+	{"nats_replicas", "MOZAIKS_NATS_REPLICAS", "3", "nodes of the cluster that keep each stream", false, count(func(c *Config) *int { return &c.NATSReplicas }, 1, 5)},
+	{"lease_ttl", "MOZAIKS_LEASE_TTL", "10s", "after how long without a word of the worker that owns the state another one takes it over", false, duration(func(c *Config) *time.Duration { return &c.LeaseTTL }, time.Second, 5*time.Minute)},
 	{"nats_listen", "MOZAIKS_NATS_LISTEN", "127.0.0.1:4222", "address of the embedded NATS server; empty does not listen", true, text(func(c *Config) *string { return &c.NATSListen }, hostPort)},
+	{"nats_websocket_listen", "MOZAIKS_NATS_WEBSOCKET_LISTEN", "", "address where browsers reach the embedded NATS server as the user consumer; other than loopback it needs TLS", true, text(func(c *Config) *string { return &c.NATSWebSocket }, hostPort)},
+	{"nats_tls_cert", "MOZAIKS_NATS_TLS_CERT", "", "file of the embedded NATS server's certificate, with those of its authorities behind it; it is read again when it changes", true, text(func(c *Config) *string { return &c.NATSTLSCert }, anyText)},
+	{"nats_tls_key", "MOZAIKS_NATS_TLS_KEY", "", "file of its key", true, text(func(c *Config) *string { return &c.NATSTLSKey }, anyText)},
+	{"nats_tls_ca", "MOZAIKS_NATS_TLS_CA", "", "file of the authorities that clients' certificates are judged by", true, text(func(c *Config) *string { return &c.NATSTLSCA }, anyText)},
+	{"nats_tls_verify", "MOZAIKS_NATS_TLS_VERIFY", "false", "whether NATS clients need a certificate of these authorities, beside password or NKey", false, toggle(func(c *Config) *bool { return &c.NATSTLSVerify })},
+	{"nats_platform_nkey", "MOZAIKS_NATS_PLATFORM_NKEY", "", "public NKeys of the NATS user platform, comma-separated", true, natsKeys(func(c *Config) *[]string { return &c.PlatformNKeys })},
+	{"nats_consumer_nkey", "MOZAIKS_NATS_CONSUMER_NKEY", "", "public NKeys of the NATS user consumer", true, natsKeys(func(c *Config) *[]string { return &c.ConsumerNKeys })},
+	{"nats_admin_nkey", "MOZAIKS_NATS_ADMIN_NKEY", "", "public NKeys of the NATS user admin", true, natsKeys(func(c *Config) *[]string { return &c.AdminNKeys })},
+	{"nats_plugin_nkey", "MOZAIKS_NATS_PLUGIN_NKEY", "", "public NKeys of the NATS user plugin", true, natsKeys(func(c *Config) *[]string { return &c.PluginNKeys })},
 	{"env", "ENV", "", "production, or any other name for development", false, text(func(c *Config) *string { return &c.Env }, anyText)},
 	{"app_id", "MOZAIKS_APP_ID", "dev_app", "app this instance belongs to; has no default in production", false, text(func(c *Config) *string { return &c.AppID }, chars(schemas.MaxIDChars))},
 	{"app_tier", "APP_TIER", "free", "tier of the app", false, text(func(c *Config) *string { return &c.AppTier }, chars(schemas.MaxIDChars))},
@@ -151,6 +210,7 @@ var settings = []setting{
 	{"command_max_bytes", "MOZAIKS_COMMAND_MAX_BYTES", "8GiB", "disk the command stream may use", false, size(func(c *Config) *int64 { return &c.CommandBytes }, 16*mib, 1024*tib)},
 	{"fact_max_bytes", "MOZAIKS_FACT_MAX_BYTES", "4GiB", "disk the fact stream may use; the oldest facts go first", false, size(func(c *Config) *int64 { return &c.FactBytes }, 16*mib, 1024*tib)},
 	{"dead_letter_max_bytes", "MOZAIKS_DEAD_LETTER_MAX_BYTES", "256MiB", "disk the dead letters may use; the oldest go first", false, size(func(c *Config) *int64 { return &c.DeadLetterBytes }, 16*mib, 1024*tib)},
+	{"in_max_bytes", "MOZAIKS_IN_MAX_BYTES", "1GiB", "disk that commands published on NATS may use until they are in the command stream; publishers are refused beyond it", false, size(func(c *Config) *int64 { return &c.InBytes }, 16*mib, 1024*tib)},
 	{"wait_limit", "MOZAIKS_WAIT_LIMIT", "10s", "how long an ingest request waits to be applied before it is answered 202", false, duration(func(c *Config) *time.Duration { return &c.WaitLimit }, time.Millisecond, 10*time.Minute)},
 	{"duplicate_window", "MOZAIKS_DUPLICATE_WINDOW", "100ms", "duplicate window of the streams; grout's own ids do not need it", false, duration(func(c *Config) *time.Duration { return &c.DuplicateWindow }, 100*time.Millisecond, time.Hour)},
 	{"fold_every", "MOZAIKS_FOLD_EVERY", "250000", "applied events after which sums in memory are folded into the store", false, count(func(c *Config) *int { return &c.FoldEvery }, 1, 1_000_000)},
@@ -166,8 +226,16 @@ var settings = []setting{
 	{"plugin_user", "MOZAIKS_PLUGIN_USER", "", "user that plugins run as, uid:gid in numbers, when grout may change it; empty is grout's own", true, text(func(c *Config) *string { return &c.PluginUser }, numericUser)},
 	{"drain_limit", "MOZAIKS_DRAIN_LIMIT", "20s", "how long a stop waits for requests and plugins that run; a plugin that is stopped then has lost its run", false, duration(func(c *Config) *time.Duration { return &c.DrainLimit }, time.Millisecond, time.Hour)},
 	{"run_silence", "MOZAIKS_RUN_SILENCE", "24h", "after how long without an event a run that others report has failed with RUN_LOST", false, duration(func(c *Config) *time.Duration { return &c.RunSilence }, time.Second, time.Duration(schemas.MaxRunSilence))},
+	{"platform_url", "MOZAIKS_PLATFORM_URL", "", "address of the Platform that usage is reported to, with the key of MOZAIKS_PLATFORM_API_KEY; empty reports nothing", true, text(func(c *Config) *string { return &c.PlatformURL }, httpURL)},
+	{"usage_batch_size", "MOZAIKS_USAGE_BATCH_SIZE", "100", "most events of a report to the Platform", false, count(func(c *Config) *int { return &c.UsageBatch }, 1, 10_000)},
+	{"usage_flush_interval", "MOZAIKS_USAGE_FLUSH_INTERVAL", "60s", "how long events gather for a report; a number is of seconds", false, secondsOrDuration(func(c *Config) *time.Duration { return &c.UsageFlush }, 10*time.Millisecond, time.Hour)},
+	{"usage_retry_max", "MOZAIKS_USAGE_RETRY_MAX", "5m", "longest time between two tries to report usage", false, duration(func(c *Config) *time.Duration { return &c.UsageRetryMost }, 10*time.Millisecond, 24*time.Hour)},
+	{"webhook_timeout", "MOZAIKS_WEBHOOK_TIMEOUT", "15s", "how long the endpoint of a webhook may take to answer", false, duration(func(c *Config) *time.Duration { return &c.WebhookTimeout }, 10*time.Millisecond, 5*time.Minute)},
+	{"webhook_retry_max", "MOZAIKS_WEBHOOK_RETRY_MAX", "1h", "longest time between two tries to send a fact to a webhook", false, duration(func(c *Config) *time.Duration { return &c.WebhookRetryMost }, 10*time.Millisecond, 24*time.Hour)},
+	{"webhook_allowed_networks", "MOZAIKS_WEBHOOK_ALLOWED_NETWORKS", "", "networks that webhooks may reach beside the Internet, and without TLS, comma-separated, such as 10.1.0.0/16", true, networks(func(c *Config) *deliver.Targets { return &c.WebhookTargets })},
 	{"monetization", "MONETIZATION", "false", "whether plans decide about plugins", false, toggle(func(c *Config) *bool { return &c.Monetization })},
 	{"enforce_entitlements", "MOZAIKS_ENFORCE_ENTITLEMENTS", "true", "false tells every decision and refuses nothing", false, toggle(func(c *Config) *bool { return &c.Enforce })},
+	{"allowed_origins", "MOZAIKS_ALLOWED_ORIGINS", "", "origins of pages that browsers may use grout from, comma-separated, as https://host; empty is the same origin only", true, origins(func(c *Config) *[]string { return &c.AllowedOrigins })},
 	{"auth_mode", "MOZAIKS_AUTH_MODE", "", "how user tokens are signed: external (or oidc, platform), local (or jwt); empty is external in production or with a JWKS address, else local", true, authMode()},
 	{"jwks_url", "MOZAIKS_JWKS_URL", "", "address of the public keys of external user tokens", true, text(func(c *Config) *string { return &c.JWKSURL }, keysURL)},
 	{"issuer", "MOZAIKS_ISSUER", "", "issuer that user tokens must name; required for external ones", true, text(func(c *Config) *string { return &c.Issuer }, anyText)},
@@ -180,6 +248,9 @@ var settings = []setting{
 	{"roles_claim", "MOZAIKS_ROLES_CLAIM", "roles", "claim with the roles, a list or a text; a path such as realm_access.roles will do", false, text(func(c *Config) *string { return &c.Claims.Roles }, anyText)},
 	{"superadmin_claim", "MOZAIKS_SUPERADMIN_CLAIM", "", "claim that makes a superadmin when it is true; empty is none", true, text(func(c *Config) *string { return &c.Claims.Superadmin }, anyText)},
 	{"superadmin_role", "MOZAIKS_SUPERADMIN_ROLE", "", "role that makes a superadmin, in whatever case; empty is none", true, text(func(c *Config) *string { return &c.Claims.SuperadminRole }, anyText)},
+	{"agui_enabled", "MOZAIKS_AGUI_ENABLED", "true", "whether live streams mirror the lifecycle of runs as AG-UI events", false, toggle(func(c *Config) *bool { return &c.AGUI })},
+	{"live_max_clients", "MOZAIKS_LIVE_MAX_CLIENTS", "10000", "most live streams, WebSockets and SSE, that may be open", false, count(func(c *Config) *int { return &c.LiveClients }, 1, 1_000_000)},
+	{"live_max_per_user", "MOZAIKS_LIVE_MAX_PER_USER", "100", "most of them of one user", false, count(func(c *Config) *int { return &c.LivePerUser }, 1, 1_000_000)},
 	{"command_age", "MOZAIKS_COMMAND_AGE", "72h", "age at which applied commands that are in two snapshots leave the command stream; sooner when it is half full", false, duration(func(c *Config) *time.Duration { return &c.CommandAge }, time.Second, 365*24*time.Hour)},
 }
 
@@ -269,12 +340,23 @@ func Load(flags *pflag.FlagSet, environ []string) (c Config, warnings []string, 
 			break
 		}
 	}
+	if c.Webhooks, err = parseWebhooks(file.values.Get(webhooksKey)); err != nil {
+		return Config{}, nil, fmt.Errorf("%s: %s: %w", path, webhooksKey, err)
+	}
+	c.origins[webhooksKey] = path
 	if err := c.applyPort(vars[envPort]); err != nil {
 		return Config{}, nil, err
 	}
 	for _, s := range allSecrets() {
-		if t, ok := vars[s.env]; ok {
+		t, ok, err := s.given(vars)
+		if err != nil {
+			return Config{}, nil, err
+		}
+		if ok {
 			*s.field(&c) = s.parse(t)
+			if vars[s.env] == "" && s.env != envNATSPassword {
+				s.field(&c).File = vars[s.env+fileSuffix]
+			}
 		}
 	}
 	return c, append(c.warnings(), unknownVariables(vars)...), nil
@@ -298,7 +380,7 @@ func (c *Config) applyPort(port string) error {
 }
 
 func (c *Config) warnings() []string {
-	list := c.userTokenWarnings()
+	list := append(c.userTokenWarnings(), c.deliveryWarnings()...)
 	if e := strings.ToLower(c.Env); e == "prod" || e == "live" {
 		list = append(list, fmt.Sprintf("%s: %q is taken as development; write %s to have it treated as production", c.origin("env"), c.Env, Production))
 	}
@@ -307,8 +389,8 @@ func (c *Config) warnings() []string {
 
 // Validate judges what no setting can judge alone.
 func (c *Config) Validate() error {
-	if c.NATSURL != "" {
-		return fmt.Errorf("%s: external NATS clusters come in a later release; leave it empty to use the embedded server", c.origin("nats_url"))
+	if err := c.validateExternal(); err != nil {
+		return err
 	}
 	if c.InProduction() && (c.AppID == "" || c.origins["app_id"] == "default") {
 		return errors.New("ENV=production needs an app id; set MOZAIKS_APP_ID")
@@ -319,10 +401,13 @@ func (c *Config) Validate() error {
 	if c.EntitlementSource == SourceControlPlane && c.ControlPlaneURL == "" {
 		return fmt.Errorf("%s: the source control_plane needs an address; set MOZAIKS_CONTROL_PLANE_URL", c.origin("entitlement_source"))
 	}
+	if err := c.validateDoors(); err != nil {
+		return err
+	}
 	if c.Env != "" {
 		return nil
 	}
-	for _, a := range []struct{ key, addr string }{{"http_addr", c.HTTPAddr}, {"nats_listen", c.NATSListen}} {
+	for _, a := range []struct{ key, addr string }{{"http_addr", c.HTTPAddr}, {"nats_listen", c.NATSListen}, {"nats_websocket_listen", c.NATSWebSocket}} {
 		if a.addr != "" && !isLoopback(a.addr) {
 			return fmt.Errorf("%s: %s can be reached from other machines; use 127.0.0.1, or say where this runs by setting ENV (ENV=production, or any other name)",
 				c.origin(a.key), a.addr)
@@ -361,7 +446,7 @@ func (c *Config) Show() []Shown {
 	for _, s := range allSecrets() {
 		shown = append(shown, s.show(c))
 	}
-	return shown
+	return append(shown, c.showWebhooks()...)
 }
 
 // layer is one place settings come from; the first layer that has one wins.
@@ -443,10 +528,11 @@ func fileLayer(path string, must bool) (layer, error) {
 	if err := k.Load(rawbytes.Provider(text), yaml.Parser()); err != nil {
 		return layer{}, fmt.Errorf("settings file %s: %w", path, err)
 	}
-	known := make([]string, 0, len(settings))
+	known := make([]string, 0, len(settings)+1)
 	for i := range settings {
 		known = append(known, settings[i].key)
 	}
+	known = append(known, webhooksKey)
 	for _, key := range slices.Sorted(maps.Keys(k.Raw())) {
 		if slices.Contains(known, key) {
 			continue
@@ -468,7 +554,7 @@ func unknownVariables(vars map[string]string) (warnings []string) {
 		known = append(known, settings[i].envNames()...)
 	}
 	for _, s := range allSecrets() {
-		known = append(known, s.env)
+		known = append(known, s.env, s.env+fileSuffix)
 	}
 	for name := range vars {
 		if strings.HasPrefix(name, "MOZAIKS_") && !slices.Contains(known, name) {
@@ -601,6 +687,29 @@ func words(field func(*Config) *[]string, check func(string) error) value {
 		},
 		show: func(c *Config) string { return strings.Join(*field(c), ",") },
 	}
+}
+
+// natsKeys is a list of public NKeys of users, which may be empty.
+func natsKeys(field func(*Config) *[]string) value {
+	return optional(words(field, bus.CheckNKey), field)
+}
+
+// origins is a list of origins of pages, which may be empty.
+func origins(field func(*Config) *[]string) value {
+	return optional(words(field, bus.CheckOrigin), field)
+}
+
+// optional takes the empty text for an empty list.
+func optional(v value, field func(*Config) *[]string) value {
+	set := v.set
+	v.set = func(c *Config, t string) error {
+		if strings.TrimSpace(t) == "" {
+			*field(c) = nil
+			return nil
+		}
+		return set(c, t)
+	}
+	return v
 }
 
 func toggle(field func(*Config) *bool) value {

@@ -87,6 +87,11 @@ func (x *executions) dispatch(ctx context.Context, p *partition) error {
 			}
 			continue
 		}
+		for !x.nodes.owner.holds() { // another worker may run them
+			if !sleep(ctx, 100*time.Millisecond) {
+				return nil
+			}
+		}
 		for _, r := range list {
 			x.take(ctx, p, r, r.Place.Seq <= began)
 			behind = r.Place

@@ -70,7 +70,7 @@ func feed(t *testing.T) *fedLog {
 func (f *fedLog) apply(kind string, payload []byte) {
 	f.seq++
 	at := int64(1_800_000_000_000_000_000) + int64(f.seq)
-	data := schemas.AppendGroup(nil, []schemas.CommandFrame{{Kind: kind, AppID: "a", ID: fmt.Sprint(f.seq), Source: "//t", Time: at, Accepted: at, Payload: payload}})
+	data := schemas.AppendGroup(nil, []schemas.CommandFrame{{Kind: kind, AppID: "a", ID: fmt.Sprint(f.seq), Source: "//mozaiks.ai/grout/t", Time: at, Accepted: at, Payload: payload}})
 	f.next <- schemas.StreamMessage{Subject: schemas.GroupSubject(0), Seq: f.seq, Time: time.Unix(0, at), Data: data}
 	<-f.applied
 }

@@ -24,6 +24,9 @@ func (n *node) passGuard(ctx context.Context) error {
 		if surveys[i], err = n.bus.Survey(ctx, p.number, p.store); err != nil {
 			return p.explain(n.cfg.DataDir, surveys[i], err)
 		}
+		if surveys[i].Lost == "" {
+			p.loop.Expect(surveys[i].LastOwn)
+		}
 	}
 	for i, p := range n.partitions {
 		if err := n.remakeFacts(ctx, p, surveys[i]); err != nil {

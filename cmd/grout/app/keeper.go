@@ -52,6 +52,8 @@ type keeper struct {
 	askedAt time.Time // when the last one was taken for somebody
 
 	overflowed bool // is told
+
+	owns func() bool // the state; nil: it does
 }
 
 // snapshotDir is where the snapshots of a partition are.
@@ -134,6 +136,9 @@ func (k *keeper) due() bool {
 // trimStream removes what is older than the second newest snapshot, when the
 // stream is old or full enough. Both snapshots are read back first.
 func (k *keeper) trimStream(ctx context.Context) error {
+	if k.owns != nil && !k.owns() {
+		return nil // another worker may need what this one does not
+	}
 	commands, err := k.bus.Commands(ctx)
 	if err != nil {
 		return err

@@ -13,11 +13,13 @@ var (
 	byPartition = []string{"partition"}
 	descs       = struct {
 		applied, transactions, events, commit, backlog, queue, queueBytes, adjustments *prometheus.Desc
-		outbox, facts, batches, relayErrors, ids, idBytes, file, sequence              *prometheus.Desc
+		outbox, waiting, facts, batches, relayErrors, ids, idBytes, file, sequence     *prometheus.Desc
 		snapshots, snapshotFailures, snapshotSequence, trimmed, heals, alarms          *prometheus.Desc
 		quarantined, chats                                                             *prometheus.Desc
 		clockSteps, lastTick, expiryWaits, expiredUntil                                *prometheus.Desc
 		checks, damage                                                                 *prometheus.Desc
+		letters, lettersFiled                                                          *prometheus.Desc
+		published, publishedWaiting                                                    *prometheus.Desc
 		sourceUp, sourceFailures, configured                                           *prometheus.Desc
 	}{
 		applied:          prometheus.NewDesc("grout_apply_messages_total", "Command groups applied since the start.", byPartition, nil),
@@ -29,6 +31,7 @@ var (
 		queue:            prometheus.NewDesc("grout_accept_queue_commands", "Commands that wait for the stream.", byPartition, nil),
 		queueBytes:       prometheus.NewDesc("grout_accept_queue_bytes", "Bytes of commands that wait for the stream.", byPartition, nil),
 		outbox:           prometheus.NewDesc("grout_outbox_rows", "Rows of facts that wait to be published.", []string{"partition", "destination"}, nil),
+		waiting:          prometheus.NewDesc("grout_outbox_facts", "Facts that wait to be published: a row may stand for many.", byPartition, nil),
 		facts:            prometheus.NewDesc("grout_relay_facts_total", "Facts published since the start.", []string{"partition", "destination"}, nil),
 		batches:          prometheus.NewDesc("grout_relay_batches_total", "Atomic batches published since the start.", []string{"partition", "destination"}, nil),
 		relayErrors:      prometheus.NewDesc("grout_relay_errors_total", "Failed tries to publish since the start.", []string{"partition", "destination"}, nil),
@@ -44,6 +47,10 @@ var (
 		quarantined:      prometheus.NewDesc("grout_partition_quarantined", "1 when the store of the partition is damaged and in quarantine.", byPartition, nil),
 		heals:            prometheus.NewDesc("grout_heals_total", "Times that store and bus were opened anew after a fault.", nil, nil),
 		alarms:           prometheus.NewDesc("grout_guard_alarms_total", "Losses that grout went on without since the start, by name.", []string{"name", "partition"}, nil),
+		letters:          prometheus.NewDesc("grout_dead_letters", "Dead letters that wait to be sent again or dropped.", byPartition, nil),
+		lettersFiled:     prometheus.NewDesc("grout_dead_letters_filed_total", "Dead letters filed since the start.", byPartition, nil),
+		published:        prometheus.NewDesc("grout_published_commands_total", "Commands of others on the bus since the start: stored in the log, and of those whose outcome came in time, done, refused or dead. Dead letters of what is no command are done.", []string{"partition", "outcome"}, nil),
+		publishedWaiting: prometheus.NewDesc("grout_published_commands_waiting", "Commands of others in MOZAIKS_IN that are not in the log yet.", byPartition, nil),
 		snapshots:        prometheus.NewDesc("grout_snapshots_total", "Snapshots taken since the start.", byPartition, nil),
 		snapshotFailures: prometheus.NewDesc("grout_snapshot_failures_total", "Snapshots or trimmings that failed since the start.", byPartition, nil),
 		snapshotSequence: prometheus.NewDesc("grout_snapshot_stream_sequence", "Stream sequence of the newest snapshot.", byPartition, nil),
@@ -127,6 +134,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descs.trimmed, float64(p.keeper.trim.Load()))
 		gauge(descs.outbox, float64(st.FactRows), "evt")
 		gauge(descs.outbox, float64(st.DeadLetterRows), "dlq")
+		gauge(descs.waiting, float64(st.Facts))
+		counter(descs.published, float64(p.pumped.brought.Load()), "stored")
+		counter(descs.published, float64(p.pumped.done.Load()), "done")
+		counter(descs.published, float64(p.pumped.refused.Load()), "refused")
+		counter(descs.published, float64(p.pumped.dead.Load()), "dead")
+		gauge(descs.publishedWaiting, float64(p.inbox.Pending()))
+		waiting, filed := p.store.LettersWaiting()
+		gauge(descs.letters, float64(waiting))
+		counter(descs.lettersFiled, float64(filed))
 		for dest, r := range p.relays {
 			rs := r.Stats()
 			counter(descs.facts, float64(rs.Facts), dest)

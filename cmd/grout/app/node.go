@@ -16,6 +16,7 @@ import (
 
 	"grout/bus"
 	"grout/handlers"
+	"grout/handlers/httpapi"
 	"grout/schemas"
 	"grout/store"
 )
@@ -25,7 +26,12 @@ type node struct {
 	cfg        Config
 	logger     *slog.Logger
 	name       string
-	server     *bus.Server
+	server     *bus.Server // nil on a cluster of somebody else's
+	doors      bus.Doors   // that it was started with
+	gate       *bus.Gate   // which serves it there
+	intake     *bus.Intake // likewise, on a connection of its own
+	outside    *nats.Conn
+	owner      *ownership // of the state there; nil: the data directory's lock says it all
 	conn       *nats.Conn
 	bus        *bus.Bus
 	replies    *bus.Replies
@@ -42,7 +48,10 @@ type node struct {
 	checks  *streamChecks
 	sources *sources
 
-	executions *executions // outlives the node; nil: it runs no plugins
+	executions *executions                     // outlives the node; nil: it runs no plugins
+	api        *atomic.Pointer[httpapi.Server] // outlives the node, and is made after the first
+	deliveries *deliveries                     // outlive the node
+	facts      factsAtStart
 }
 
 // partition owns the state of the apps that fall to it: a store, the loop that
@@ -55,6 +64,8 @@ type partition struct {
 	loop      *handlers.Loop
 	standing  *handlers.Standing
 	publisher *bus.Publisher
+	inbox     *bus.Inbox
+	pumped    pumpStats
 	relays    map[string]*bus.Relay // by destination
 	keeper    *keeper
 	ticker    *ticker
@@ -71,19 +82,13 @@ func newNode(ctx context.Context, cfg Config, clock *wallClock, from *sources, l
 		}
 	}()
 	fault := faultHook()
-	n.server, err = bus.StartServer(bus.ServerOptions{
-		Dir: filepath.Join(cfg.DataDir, "nats"), Listen: cfg.NATSListen,
-		ConsumerPasswords: cfg.ConsumerPasswords.Values, AdminPasswords: cfg.AdminPasswords.Values,
-		PluginPasswords: cfg.PluginPasswords.Values,
-		Logger:          logger,
-	})
-	if err != nil {
+	if err := n.connect(); err != nil {
 		return nil, err
 	}
-	if n.conn, err = n.server.Connect("grout-" + n.name); err != nil {
-		return nil, fmt.Errorf("connect to the embedded NATS server: %w", err)
-	}
 	if n.bus, err = bus.Open(ctx, n.conn, busConfig(cfg, fault)); err != nil {
+		return nil, err
+	}
+	if err = n.noteFacts(ctx); err != nil {
 		return nil, err
 	}
 	if n.replies, err = n.bus.NewReplies(n.name); err != nil {
@@ -103,19 +108,43 @@ func newNode(ctx context.Context, cfg Config, clock *wallClock, from *sources, l
 	if n.admin, err = n.bus.ServeAdmin(n.snapshotNow); err != nil {
 		return nil, err
 	}
-	if err := noteAddress(cfg.DataDir, n.server.ClientURL()); err != nil {
+	if err := noteAddress(cfg.DataDir, n.natsURL()); err != nil {
 		logger.Warn("tools beside this process will not find it", "error", err)
 	}
 	return n, nil
 }
 
+// connect starts the embedded server, or reaches the cluster that grout is to run on.
+func (n *node) connect() (err error) {
+	cfg, logger := n.cfg, n.logger
+	if cfg.External() {
+		return n.connectExternal()
+	}
+	o, err := cfg.serverOptions(logger)
+	if err != nil {
+		return err
+	}
+	n.doors = o.Doors
+	if n.server, err = bus.StartServer(o); err != nil {
+		return err
+	}
+	if n.conn, err = n.server.Connect("grout-" + n.name); err != nil {
+		return fmt.Errorf("connect to the embedded NATS server: %w", err)
+	}
+	return nil
+}
+
 func busConfig(cfg Config, fault func(string)) bus.Config {
+	dir, replicas := filepath.Join(cfg.DataDir, "nats"), 1
+	if cfg.External() {
+		dir, replicas = "", cfg.NATSReplicas
+	}
 	return bus.Config{
-		Dir:        filepath.Join(cfg.DataDir, "nats"),
-		Partitions: cfg.Partitions, Replicas: 1,
+		Dir: dir, External: cfg.External(),
+		Partitions: cfg.Partitions, Replicas: replicas,
 		CommandBytes: cfg.CommandBytes, FactBytes: cfg.FactBytes, DeadLetterBytes: cfg.DeadLetterBytes,
 		FactAge: 7 * 24 * time.Hour, DeadLetterAge: 30 * 24 * time.Hour,
-		DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
+		InBytes: cfg.InBytes, DuplicateWindow: cfg.DuplicateWindow, Fault: fault,
 	}
 }
 
@@ -140,7 +169,7 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 		return nil, errors.Join(fmt.Errorf("store %s: %w", storePath(n.cfg.DataDir, number), err), s.Close())
 	}
 	afterMigration(ctx, s, snapshotDir(n.cfg.DataDir, number), logger)
-	p := &partition{number: number, restored: missing != nil, store: s, standing: handlers.NewStanding(s), source: n.bus.NewSource(number).Of(s), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{})}
+	p := &partition{number: number, restored: missing != nil, store: s, standing: handlers.NewStanding(s), source: n.bus.NewSource(number).Of(s), publisher: n.bus.NewPublisher(number, n.replies, bus.PublisherOptions{}), inbox: n.bus.NewInbox(number)}
 	p.loop = handlers.NewLoop(handlers.LoopOptions{
 		Store: s, Source: p.source, Table: handlers.NewTable(), DecodeGroup: bus.DecodeGroupMessage,
 		Reply: n.bus.Reply, Logger: logger, Fault: fault,
@@ -154,6 +183,7 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 		every: n.cfg.SnapshotEvery, age: n.cfg.CommandAge, bytes: n.cfg.CommandBytes, logger: logger,
 		asked: make(chan snapshotRequest, 1),
 		alarm: func(a schemas.Alarm) { n.alarms.raise(logger, a) },
+		owns:  func() bool { return n.owner.holds() },
 	}
 	p.ticker = &ticker{
 		store: s, loop: p.loop, publisher: p.publisher, clock: n.clock, logger: logger,
@@ -165,7 +195,7 @@ func (n *node) newPartition(ctx context.Context, number int, fault func(string))
 // run works until ctx ends or a part fails, and stops in the direction of the flow.
 // Before it waits for the parts, which a disk that hangs holds up, it calls failing.
 func (n *node) run(ctx context.Context, ready, failing func()) error {
-	for _, f := range append(n.server.Found(), n.bus.Found()...) { // it is mended: nobody finds it again
+	for _, f := range n.found() { // it is mended: nobody finds it again
 		n.alarms.raise(n.logger, schemas.Alarm{Name: f.Name, Partition: -1, Detail: f.Detail})
 	}
 	if err := n.passGuard(ctx); err != nil {
@@ -187,8 +217,12 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 		publishers.run(p.publisher.Run)
 		watches.run(p.watch)
 	}
-	watches.run(n.scrub)
+	if n.server != nil { // files of a cluster are its own to look at
+		watches.run(n.scrub)
+		watches.run(n.followDoors)
+	}
 	watches.run(n.boundMemory)
+	stopServices := func(time.Duration) {}
 	err := n.awaitReady(ctx, failed)
 	if err == nil {
 		n.keepEpochs(ctx)
@@ -196,10 +230,12 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 	}
 	if err == nil {
 		n.begin()
+		n.beginDeliveries(ctx)
 		err = n.settleSources(ctx)
 	}
 	if err == nil {
 		tickers.run(n.followSources)
+		n.deliver(tickers)
 		if n.cfg.EntitlementSource == SourceControlPlane {
 			tickers.run(n.pollControlPlane)
 		}
@@ -209,20 +245,28 @@ func (n *node) run(ctx context.Context, ready, failing func()) error {
 				dispatchers.run(func(ctx context.Context) error { return n.executions.dispatch(ctx, p) })
 			}
 		}
+		stopServices, err = n.serveServices()
+		if err == nil {
+			err = n.startPumps(ctx, dispatchers)
+		}
+	}
+	if err == nil {
 		ready()
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
-		case <-n.server.Faulted():
+		case <-n.faulted():
 			err = errors.New("the embedded NATS server has met a write error")
 		}
 	}
 	if err != nil { // nothing that is still queued will be stored
 		failing()
+		stopServices(0)
 		for _, p := range n.partitions {
 			p.publisher.Abort()
 		}
 	}
+	stopServices(servicesEnd)
 	watches.stop()
 	dispatchers.stop()
 	tickers.stop()
@@ -279,6 +323,15 @@ func (n *node) close() (stuck error) {
 	}
 	if n.replies != nil {
 		n.replies.Close()
+	}
+	if n.intake != nil {
+		n.intake.Close()
+	}
+	if n.outside != nil {
+		n.outside.Close()
+	}
+	if n.gate != nil {
+		n.gate.Close()
 	}
 	if n.conn != nil {
 		n.conn.Close()

@@ -23,6 +23,8 @@ type offline struct {
 	lock   io.Closer
 	server *bus.Server
 	conn   *nats.Conn
+	owner  *ownership
+	stop   func()
 }
 
 func openOffline(ctx context.Context, cfg Config, tool string, logger *slog.Logger) (_ *offline, err error) {
@@ -42,6 +44,9 @@ func openLocked(ctx context.Context, cfg Config, tool string, logger *slog.Logge
 			err = errors.Join(err, o.Close())
 		}
 	}()
+	if cfg.External() {
+		return o, o.openExternal(ctx, cfg, tool, logger)
+	}
 	o.server, err = bus.StartServer(bus.ServerOptions{Dir: filepath.Join(cfg.DataDir, "nats"), Logger: logger})
 	if err != nil {
 		return nil, err
@@ -70,6 +75,9 @@ func openOwn(cfg Config, number int, readOnly bool) (*store.Store, error) {
 
 // Close stops the server and gives the lock back.
 func (o *offline) Close() error {
+	if o.stop != nil {
+		o.stop()
+	}
 	if o.conn != nil {
 		o.conn.Close()
 	}

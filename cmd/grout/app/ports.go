@@ -16,6 +16,7 @@ import (
 const (
 	maxBacklogMessages = 2000
 	maxOutboxRows      = 200_000
+	maxOutboxFacts     = 20_000_000 // of those rows
 )
 
 // backlog is what a partition still has to apply and to publish.
@@ -32,6 +33,9 @@ func (p *partition) behind() string {
 		return fmt.Sprintf("partition %d has %d groups of commands to apply", p.number, messages)
 	case rows > maxOutboxRows+p.remade:
 		return fmt.Sprintf("partition %d has %d rows of facts to publish", p.number, rows)
+	}
+	if facts := p.store.Stats().Facts; facts > maxOutboxFacts && p.remade == 0 {
+		return fmt.Sprintf("partition %d has %d facts to publish", p.number, facts)
 	}
 	return ""
 }
@@ -63,14 +67,8 @@ func (c *commands) Submit(number int, f schemas.CommandFrame) (httpapi.Pending, 
 	if err != nil {
 		return nil, err
 	}
-	if why := c.clock.refuses(f.Accepted, p.store.Now()); why != "" {
-		return nil, schemas.Errorf(schemas.CodeClockJump, "%s", why)
-	}
-	if !n.guarded.Load() || !n.settled.Load() || p.store.Epoch() < p.epoch {
-		return nil, errNotWorking
-	}
-	if why := p.behind(); why != "" {
-		return nil, fmt.Errorf("%w: %s", httpapi.ErrBusy, why)
+	if err := n.takes(p, f.Accepted); err != nil {
+		return nil, err
 	}
 	pending, err := p.publisher.Submit(f)
 	if errors.Is(err, bus.ErrBusy) {
@@ -196,6 +194,9 @@ type health supervisor
 
 func (h *health) Ready() (bool, string) {
 	n := h.current.Load()
+	if why := h.owner.why(); why != "" {
+		return false, why
+	}
 	if n == nil {
 		return false, "the store and the bus are being opened"
 	}
@@ -213,7 +214,15 @@ func (h *health) Ready() (bool, string) {
 	if why := n.damage(); why != "" {
 		return false, why
 	}
-	return n.ready()
+	if ok, why := n.ready(); !ok {
+		return false, why
+	}
+	for _, p := range n.partitions {
+		if !p.inbox.Reading() {
+			return false, fmt.Sprintf("partition %d cannot read what others publish", p.number)
+		}
+	}
+	return true, ""
 }
 
 func (h *health) Alarms() []schemas.Alarm { return h.alarms.all() }

@@ -33,6 +33,9 @@ func (n *node) partition(number int) (*partition, error) {
 		return nil, schemas.Errorf(schemas.CodeStoreDamaged,
 			"Partition %d is in quarantine: its store is damaged and is neither read nor written until grout repair has rebuilt it", number)
 	}
+	if !n.owner.holds() {
+		return nil, errNotWorking
+	}
 	at, found := slices.BinarySearchFunc(n.partitions, number, func(p *partition, number int) int { return p.number - number })
 	if !found {
 		return nil, errNotWorking

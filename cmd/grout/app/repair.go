@@ -81,6 +81,9 @@ func Repair(ctx context.Context, cfg Config, o RepairOptions, logger *slog.Logge
 	if _, err := os.Stat(cfg.DataDir); err != nil {
 		return nil, fmt.Errorf("there is nothing to repair: %w", err)
 	}
+	if cfg.External() {
+		return nil, errors.New("repair works on the files of the server inside grout; on a cluster move a damaged store away and start: it is made anew from the newest snapshot and the command stream")
+	}
 	lock, err := lockDataDir(cfg.DataDir)
 	if err != nil {
 		return nil, err
@@ -136,8 +139,11 @@ func (v *surveyed) planStreams() {
 			}
 			files[d.File] = true
 			what := "take the facts out that cannot be read; those around them stay. They are not published again"
-			if c.Stream == schemas.StreamCommands {
+			switch c.Stream {
+			case schemas.StreamCommands:
 				what = "take the messages out that cannot be read; those around them stay"
+			case schemas.StreamIn:
+				what = "take the commands out that cannot be read; those around them stay. Their publishers must publish them again"
 			}
 			v.report.Steps = append(v.report.Steps, RepairStep{Kind: stepMend, Partition: -1, Path: d.File, stream: c.Stream, What: what})
 		}

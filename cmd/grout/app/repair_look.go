@@ -81,9 +81,12 @@ func survey(ctx context.Context, cfg Config, progress func(string)) (*surveyed, 
 		v.trimmed = max(v.trimmed, part.trimmed)
 		v.parts = append(v.parts, part)
 	}
-	for _, stream := range []string{schemas.StreamCommands, schemas.StreamFacts, schemas.StreamDeadLetters} {
+	for _, stream := range []string{schemas.StreamCommands, schemas.StreamFacts, schemas.StreamDeadLetters, schemas.StreamIn} {
 		progress("reading stream " + stream)
 		visit, end := v.command, func() {}
+		if stream == schemas.StreamIn { // what is still there was not applied
+			visit = nil
+		}
 		if dest := destinationOf(stream); dest != "" {
 			visit, end = v.facts(stream, dest)
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 
 	"grout/bus"
 	"grout/handlers"
@@ -33,14 +34,17 @@ func TestRecordedCommandsForAnyPartitioning(t *testing.T) {
 	cfg := testConfig(t, 1)
 	cfg.FoldEvery, cfg.ticks = 200, 20*time.Millisecond
 	runs := newRunsHistory(t, &cfg)
+	cfg.PlatformURL, cfg.PlatformKey = "http://127.0.0.1:1", Secret{Values: []string{"key"}} // a delivery begins
+	cfg.NATSListen, cfg.PlatformPasswords = "127.0.0.1:0", Secret{Values: []string{"platform-password"}}
+	i := startInstance(t, cfg)
+	postHistory(t, i.URL, 12, 60, time.Now().UTC())
+	postCorrections(t, i.URL)
+	postChats(t, i.URL)
+	postEntitlements(t, i.URL)
+	postCommands(t, i)
+	runs.post(t, i.URL)
+	stopInstance(t, i)
 	n := serve(t, cfg)
-	postHistory(t, n.url, 12, 60, time.Now().UTC())
-	postCorrections(t, n.url)
-	postChats(t, n.url)
-	postEntitlements(t, n.url)
-	runs.post(t, n.url)
-	n.stop()
-	n = serve(t, cfg)
 	runs.rerun(t, n.url)
 	n.stop()
 	commands := recordedCommands(t, cfg)
@@ -192,6 +196,34 @@ func postEntitlements(t *testing.T, url string) {
 			}
 		}
 	}
+}
+
+// postCommands publishes commands that are carried out, refused, refused by their node,
+// and what is none, each of them twice.
+func postCommands(t *testing.T, i *Instance) {
+	t.Helper()
+	js := platform(t, i.NATSURL)
+	published := int64(0)
+	for n := range 7 {
+		app := fmt.Sprint("app-", n)
+		for kind, data := range map[string]string{
+			"usage.void":     `{"event_id":"unknown"}`,
+			"budget.reserve": `{"estimated_tokens":1,"ttl_seconds":3600}`,
+			"plugin.execute": `{"plugin":"none","user_id":"u"}`,
+			"usage.amend":    `{`,
+		} {
+			for range 2 {
+				m := nats.NewMsg(schemas.CommandSubject(app, kind))
+				m.Data = []byte(data)
+				m.Header.Set("Nats-Msg-Id", kind)
+				if _, err := js.PublishMsg(t.Context(), m); err != nil {
+					t.Fatal(err)
+				}
+				published++
+			}
+		}
+	}
+	pumped(t, i.URL, published)
 }
 
 // sendJSON sends what may be refused.

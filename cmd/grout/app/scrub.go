@@ -25,7 +25,7 @@ const (
 // server looks at a message only when it is asked for it. What it finds is an alarm.
 func (n *node) scrub(ctx context.Context) error {
 	for {
-		for _, stream := range []string{schemas.StreamFacts, schemas.StreamDeadLetters, schemas.StreamCommands} {
+		for _, stream := range []string{schemas.StreamFacts, schemas.StreamDeadLetters, schemas.StreamIn, schemas.StreamCommands} {
 			found, err := n.scrubStream(ctx, stream)
 			if err == nil && len(found) > 0 && pauseFor(ctx, scrubAgain) == nil {
 				found, err = n.scrubStream(ctx, stream)
@@ -115,16 +115,12 @@ func (n *node) scrubbed(stream string, found []string) {
 	if len(found) == 0 {
 		return
 	}
-	name := bus.FactsDamaged
-	if stream == schemas.StreamCommands {
-		name = bus.StreamDamaged
-	}
 	more := ""
 	if len(found) > 3 {
 		more = fmt.Sprintf(" (and %d more)", len(found)-3)
 	}
 	n.alarms.raise(n.logger, schemas.Alarm{
-		Name: name, Partition: -1,
+		Name: bus.DamageName(stream), Partition: -1,
 		Detail: fmt.Sprintf("stream %s: %s%s; stop the server and run grout repair, which says what can be done", stream, strings.Join(found[:min(3, len(found))], "; "), more),
 	})
 }

@@ -21,6 +21,7 @@ type Secret struct {
 	Closed    bool   // nothing opens the door
 	Generated bool   // made at this start, so it may be shown, once
 	Path      string // file that keeps it; empty when it came from outside
+	File      string // outside file that it came from
 }
 
 // String and its relatives keep secrets out of logs and error texts.
@@ -40,7 +41,8 @@ const (
 	InternalKeyFile = "internal_api_key"
 	JWTSecretFile   = "jwt_secret"
 
-	PluginPasswordFile = "nats_plugin_password" // of NATS services that are plugins
+	ConsumerPasswordFile = "nats_consumer_password"
+	PluginPasswordFile   = "nats_plugin_password" // of NATS services that are plugins
 )
 
 const adminPasswordFile = "nats_admin_password"
@@ -58,20 +60,69 @@ var secrets = []secretSetting{
 	{"INTERNAL_API_KEY", InternalKeyFile, func(c *Config) *Secret { return &c.InternalKeys }, false},
 	{"MOZAIKS_ALLOWED_SERVICE_KEYS", "service_key", func(c *Config) *Secret { return &c.ServiceKeys }, false},
 	{envJWTSecret, JWTSecretFile, func(c *Config) *Secret { return &c.JWTSecret }, true},
-	{"MOZAIKS_NATS_CONSUMER_PASSWORD", "nats_consumer_password", func(c *Config) *Secret { return &c.ConsumerPasswords }, false},
+	{"MOZAIKS_NATS_CONSUMER_PASSWORD", ConsumerPasswordFile, func(c *Config) *Secret { return &c.ConsumerPasswords }, false},
+	{"MOZAIKS_NATS_PLATFORM_PASSWORD", "nats_platform_password", func(c *Config) *Secret { return &c.PlatformPasswords }, false},
 	{"MOZAIKS_NATS_ADMIN_PASSWORD", adminPasswordFile, func(c *Config) *Secret { return &c.AdminPasswords }, false},
 	{"MOZAIKS_NATS_PLUGIN_PASSWORD", PluginPasswordFile, func(c *Config) *Secret { return &c.PluginPasswords }, false},
 }
 
-// sentSecrets open the doors of others, so none is ever generated.
+// envPublishers gives the publishers of the embedded NATS server that are more than
+// passwords: their apps stand beside them.
+const envPublishers = "MOZAIKS_NATS_PUBLISHERS"
+
+// sentSecrets open the doors of others, or say more than a secret, so none is ever
+// generated.
 var sentSecrets = []secretSetting{
+	{envPublishers, "", func(c *Config) *Secret { return &c.Publishers }, true},
+	{"MOZAIKS_PLATFORM_API_KEY", "", func(c *Config) *Secret { return &c.PlatformKey }, true},
 	{"MOZAIKS_CONTROL_PLANE_KEY", "", func(c *Config) *Secret { return &c.ControlPlaneKey }, false},
+	{envNATSPassword, "", func(c *Config) *Secret { return &c.NATSPassword }, true},
 }
 
 func allSecrets() []secretSetting { return slices.Concat(secrets, sentSecrets) }
 
 func (s *secretSetting) key() string {
 	return strings.ToLower(strings.TrimPrefix(s.env, "MOZAIKS_"))
+}
+
+// fileSuffix ends the name of a variable that names a file with a secret, as containers
+// are given them.
+const (
+	fileSuffix      = "_FILE"
+	maxSecretFile   = 64 << 10
+	envNATSPassword = "NATS_PASSWORD" // its file is a setting: it is read again and again
+)
+
+// given is what the environment says of a secret, itself or by the name of a file.
+func (s *secretSetting) given(vars map[string]string) (text string, ok bool, err error) {
+	text, ok = vars[s.env]
+	path := vars[s.env+fileSuffix]
+	if path == "" || s.env == envNATSPassword {
+		return text, ok, nil
+	}
+	if ok {
+		return "", false, fmt.Errorf("set %s or %s, not both", s.env, s.env+fileSuffix)
+	}
+	if text, err = readSecretFile(path); err != nil {
+		return "", false, fmt.Errorf("%s: %w", origin("environment", s.env+fileSuffix), err)
+	}
+	return text, true, nil
+}
+
+// readSecretFile reads a file that came from outside.
+func readSecretFile(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err == nil && info.Size() > maxSecretFile {
+		err = fmt.Errorf("it has more than %d bytes", maxSecretFile)
+	}
+	var content []byte
+	if err == nil {
+		content, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimRight(string(content), "\r\n"), nil
 }
 
 // show describes the secret without giving it away.
@@ -82,6 +133,8 @@ func (s *secretSetting) show(c *Config) Shown {
 		row.Value, row.Origin = "(not used)", "default"
 	case v.Path != "":
 		row.Value, row.Origin = "(hidden)", v.Path
+	case v.File != "" && len(v.Values) > 0:
+		row.Value, row.Origin = "(hidden)", v.File
 	case v.Closed && s.file != "":
 		row.Value = "(closed)"
 	case len(v.Values) > 0:
@@ -138,7 +191,8 @@ func LoadSecrets(c *Config) error {
 			if err != nil {
 				return err
 			}
-			*s = Secret{Values: []string{text}, Generated: generated, Path: path}
+			*s = secrets[i].parse(text) // several, while they rotate
+			s.Generated, s.Path = generated, path
 		}
 	}
 	return nil

@@ -44,23 +44,33 @@ type supervisor struct {
 	checks   streamChecks
 
 	executions *executions // nil: this node runs no plugins
+	deliveries *deliveries
+	owner      *ownership // of the state of a cluster; nil: embedded
+
+	api atomic.Pointer[httpapi.Server] // answers NATS services, too
 }
 
 func newSupervisor(cfg Config, logger *slog.Logger, announce func(*node)) *supervisor {
 	s := &supervisor{cfg: cfg, logger: logger, announce: announce, registry: prometheus.NewRegistry(), clock: newWallClock(cfg.clock(), cfg.uptimeClock())}
 	s.sources = newSources(&s.cfg, logger)
-	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s))
+	if cfg.External() {
+		s.owner = &ownership{cfg: &s.cfg, logger: logger}
+		s.registry.MustRegister(s.owner.metrics()...)
+	}
+	s.deliveries = newDeliveries(&s.cfg, logger, &s.alarms)
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), (*collector)(s), (*deliveryCollector)(s))
 	return s
 }
 
 // Run keeps a node at work until ctx ends. A node that never became ready is a
 // start that is refused.
 func (s *supervisor) Run(ctx context.Context) error {
+	defer s.release(ctx)
 	wasReady := false
 	wait := healAfterAtLeast
 	for {
 		works := false
-		err := s.serve(ctx, func(n *node) {
+		err := s.own(ctx, func(n *node) {
 			works = true
 			wait = healAfterAtLeast
 			if wasReady {
@@ -74,11 +84,18 @@ func (s *supervisor) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return err
+		case errors.Is(err, bus.ErrLeaseLost):
+			return err // whatever runs here ends with the process; another worker runs it now
+		case s.owner != nil && passes(err):
 		case !wasReady, errors.Is(err, store.ErrStuck), errors.As(err, &guard) && (!works || !rebuildable(guard)) && guard.Name != bus.StreamUnreadable:
 			return err
 		}
 		s.heals.Add(1)
-		s.logger.Error("stopped working after a fault; trying again", "error", err, "in", wait.String())
+		what := "stopped working after a fault; trying again"
+		if !wasReady {
+			what = "cannot work yet; trying again"
+		}
+		s.logger.Error(what, "error", err, "in", wait.String())
 		t := time.NewTimer(wait)
 		select {
 		case <-t.C:
@@ -90,16 +107,44 @@ func (s *supervisor) Run(ctx context.Context) error {
 	}
 }
 
+// own serves while the state is this process's.
+func (s *supervisor) own(ctx context.Context, ready func(*node)) error {
+	if s.owner == nil {
+		return s.serve(ctx, ready)
+	}
+	return s.owner.held(ctx, func(ctx context.Context) error { return s.serve(ctx, ready) })
+}
+
+// standsBy has tell be told who owns the state that this process waits for.
+func (s *supervisor) standsBy(tell func(owner string)) {
+	if s.owner != nil {
+		s.owner.waiting = tell
+	}
+}
+
+func (s *supervisor) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
+	defer cancel()
+	s.owner.close(ctx)
+}
+
 func (s *supervisor) serve(ctx context.Context, ready func(*node)) (err error) {
 	n, err := newNode(ctx, s.cfg, s.clock, s.sources, s.logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if u, err := url.Parse(n.server.ClientURL()); err == nil && u.Host != "" {
+	if u, err := url.Parse(n.natsURL()); err == nil && u.Host != "" && n.server != nil {
 		s.cfg.NATSListen = u.Host // a port that was chosen stays the same for those who use it
 	}
-	n.alarms, n.checks, n.executions = &s.alarms, &s.checks, s.executions
+	if n.server != nil {
+		if u, err := url.Parse(n.server.WebSocketURL()); err == nil && u.Host != "" {
+			s.cfg.NATSWebSocket = u.Host
+		}
+	}
+	n.deliveries = s.deliveries
+	n.alarms, n.checks, n.executions, n.owner = &s.alarms, &s.checks, s.executions, s.owner
+	n.api = &s.api
 	s.current.Store(n)
 	defer s.current.Store(nil)
 	return n.run(ctx, func() { ready(n) }, func() { s.current.Store(nil) })
@@ -116,7 +161,7 @@ func (s *supervisor) apiOptions(listener net.Listener) httpapi.Options {
 		InternalKeys: s.cfg.InternalKeys.Values, ServiceKeys: s.cfg.ServiceKeys.Values,
 		Partitions: s.cfg.Partitions, MaxBodyBytes: s.cfg.MaxBodyBytes, MaxUnpackedBytes: s.cfg.UnpackedBytes, WaitLimit: s.cfg.WaitLimit, Version: Version(),
 		Commands: (*commands)(s), Reads: (*reads)(s), Entitlements: (*entitled)(s), Health: (*health)(s),
-		Plugins: (*pluginPort)(s.executions), Runs: (*runPort)(s),
+		Plugins: (*pluginPort)(s.executions), Runs: (*runPort)(s), DeadLetters: (*deadLetters)(s), Webhooks: (*webhookPort)(s.deliveries),
 		Logger: s.logger, Registry: s.registry, Now: s.cfg.clock(), Fault: faultHook(),
 	}
 }

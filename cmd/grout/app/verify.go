@@ -78,7 +78,7 @@ func Verify(ctx context.Context, cfg Config, o VerifyOptions, logger *slog.Logge
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	v := &verifier{cfg: cfg, o: o, scratch: scratch, logger: logger}
-	b, err := openOffline(ctx, cfg, "verify", logger)
+	b, err := openOffline(ctx, cfg, toolVerify, logger)
 	var used *inUseError
 	switch {
 	case errors.As(err, &used):

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"grout/bus"
 	"grout/store"
@@ -19,19 +22,34 @@ func (r *verifier) running(ctx context.Context, used *inUseError) ([]Verificatio
 	if used.natsURL == "" {
 		return nil, fmt.Errorf("%w; it can be verified while it runs only when it has started and listens on NATS (MOZAIKS_NATS_LISTEN)", used)
 	}
+	if r.cfg.External() {
+		return r.runningExternal(ctx)
+	}
 	password, err := adminPassword(r.cfg)
 	if err != nil {
 		return nil, fmt.Errorf("the running server is asked as the operator: %w", err)
 	}
-	nc, err := bus.ConnectAdmin(used.natsURL, password, "grout-verify")
+	files := r.cfg.tlsFiles()
+	secure, err := files.Beside()
+	if err != nil {
+		return nil, err
+	}
+	nc, err := bus.ConnectAdmin(used.natsURL, password, "grout-verify", secure...)
+	if err != nil && files == (bus.TLSFiles{}) && strings.HasPrefix(used.natsURL, "tls://") {
+		return nil, fmt.Errorf("%w; set MOZAIKS_NATS_TLS_CERT as the server has it", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer nc.Close()
+	return r.attached(ctx, nc)
+}
+
+// attached verifies every partition over a connection to the running server.
+func (r *verifier) attached(ctx context.Context, nc *nats.Conn) (list []Verification, err error) {
 	if r.bus, err = bus.Attach(nc, busConfig(r.cfg, nil)); err != nil {
 		return nil, err
 	}
-	var list []Verification
 	for p := range r.cfg.Partitions {
 		v := Verification{Partition: p}
 		r.beside(ctx, &v)
@@ -50,9 +68,9 @@ func adminPassword(cfg Config) (string, error) {
 	}
 	text, err := ReadSecret(SecretPath(cfg.DataDir, adminPasswordFile))
 	if err != nil {
-		err = fmt.Errorf("set MOZAIKS_NATS_ADMIN_PASSWORD as the server has it: %w", err)
+		return "", fmt.Errorf("set MOZAIKS_NATS_ADMIN_PASSWORD as the server has it: %w", err)
 	}
-	return text, err
+	return parseSecret(text).Values[0], nil // ReadSecret has looked: there is one
 }
 
 // beside verifies a partition of the running server: what is compared is the snapshot

@@ -1,0 +1,313 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"grout/bus"
+	"grout/handlers"
+	"grout/handlers/httpapi"
+	"grout/schemas"
+)
+
+// How long the pump waits before it tries again what the log does not take now, how long
+// for outcomes, and how long messages stay in their stream once they are in the log.
+const (
+	pumpAgain       = 10 * time.Millisecond
+	pumpAgainAtMost = time.Second
+	pumpOutcomes    = 2 * time.Second
+	pumpRemoves     = 100 * time.Millisecond
+	pumpRemovesAt   = 1000 // messages
+	pumpTellsAfter  = 10 * time.Second
+)
+
+// pump brings what others have published for a partition into its log, in order
+// (architecture §2.1): a command, or a dead letter of a message that is none. A message is
+// removed once its group is stored. What is read again after a crash is known by its
+// source and id, so a repeat does nothing. Nothing is skipped: while the log takes no
+// commands the pump waits, and the stream fills up.
+type pump struct {
+	node      *node
+	partition *partition
+	inbox     *bus.Inbox
+	stats     *pumpStats
+	logger    *slog.Logger
+	fault     func(point string)
+
+	share   share
+	through uint64    // sequence of the newest message in the log
+	brought int       // messages in the log that are not removed yet
+	since   time.Time // of the first of them
+}
+
+// startPumps begins to read what others publish. It returns when that works.
+func (n *node) startPumps(ctx context.Context, s *stage) error {
+	for _, p := range n.partitions {
+		if err := p.inbox.Open(ctx); err != nil {
+			return err
+		}
+		s.run(n.newPump(p).Run)
+	}
+	return nil
+}
+
+func (n *node) newPump(p *partition) *pump {
+	return &pump{node: n, partition: p, inbox: p.inbox, stats: &p.pumped, logger: n.logger.With("partition", p.number), fault: faultHook()}
+}
+
+// Run works until ctx ends, or the stream cannot be read.
+func (u *pump) Run(ctx context.Context) error {
+	defer u.inbox.Close()
+	for ctx.Err() == nil {
+		if err := u.remove(ctx); err != nil {
+			return err
+		}
+		most, bytes := u.share.of(u.partition.publisher)
+		wait, cancel := ctx, context.CancelFunc(func() {})
+		if u.brought > 0 { // they are removed soon, also when nothing follows
+			wait, cancel = context.WithTimeout(ctx, pumpRemoves)
+		}
+		list, err := u.inbox.Next(wait, most, bytes)
+		cancel()
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil && len(list) == 0 && !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		if !u.bring(ctx, list) {
+			break
+		}
+	}
+	return nil
+}
+
+// remove takes what is in the log out of its stream, in pieces.
+func (u *pump) remove(ctx context.Context) error {
+	if u.brought == 0 || u.brought < pumpRemovesAt && time.Since(u.since) < pumpRemoves {
+		return nil
+	}
+	if err := u.inbox.Remove(ctx, u.through); err != nil {
+		if ctx.Err() == nil {
+			u.logger.Warn("published commands that are in the log could not be removed from their stream; they will be", "error", err)
+		}
+		u.since = time.Now()
+		return nil
+	}
+	u.brought = 0
+	return nil
+}
+
+// bring stores messages as commands of as few groups as half of one each holds. False:
+// ctx has ended before all of them were stored.
+func (u *pump) bring(ctx context.Context, list []schemas.StreamMessage) bool {
+	var unit brought
+	for i := range list {
+		c := u.read(ctx, &list[i])
+		if ctx.Err() != nil {
+			return false
+		}
+		if !unit.fits(&c.CommandFrame) {
+			if !u.store(ctx, &unit) {
+				return false
+			}
+			unit = brought{}
+		}
+		unit.add(&c, list[i].Seq)
+	}
+	return u.store(ctx, &unit)
+}
+
+// brought is what one group is going to hold of the messages.
+type brought struct {
+	frames  []schemas.CommandFrame
+	bytes   int
+	oldest  int64 // timestamp of the oldest event
+	through uint64
+}
+
+func (b *brought) fits(f *schemas.CommandFrame) bool {
+	return len(b.frames) == 0 || len(b.frames) < maxShare && b.bytes+f.FrameSize() <= maxShareBytes
+}
+
+func (b *brought) add(c *schemas.PublicCommand, seq uint64) {
+	if len(b.frames) == 0 {
+		b.oldest = c.Oldest
+	}
+	b.frames = append(b.frames, c.CommandFrame)
+	b.bytes += c.FrameSize()
+	b.oldest, b.through = min(b.oldest, c.Oldest), seq
+}
+
+// read makes a command of a message, whatever it holds.
+func (u *pump) read(ctx context.Context, m *schemas.StreamMessage) schemas.PublicCommand {
+	c, fault := schemas.DecodePublic(m, u.inbox.Created())
+	if fault != nil {
+		return c.Letter(m, u.inbox.Created(), fault)
+	}
+	if c.Execution != nil {
+		u.judge(ctx, &c)
+	}
+	return c
+}
+
+// store brings one group's commands into the log, however long that takes.
+func (u *pump) store(ctx context.Context, unit *brought) bool {
+	if len(unit.frames) == 0 {
+		return true
+	}
+	began, told := time.Now(), false
+	for wait := pumpAgain; ; wait = min(2*wait, pumpAgainAtMost) {
+		pending, err := u.submit(ctx, unit)
+		if err == nil {
+			u.stored(unit)
+			u.outcomes(ctx, pending)
+			return ctx.Err() == nil
+		}
+		u.stats.waiting(err)
+		if !told && time.Since(began) > pumpTellsAfter && ctx.Err() == nil {
+			told = true
+			u.logger.Warn("published commands wait: the log does not take them", "error", err)
+		}
+		if !sleep(ctx, wait) {
+			return false
+		}
+	}
+}
+
+func (u *pump) submit(ctx context.Context, unit *brought) ([]*bus.Pending, error) {
+	now := u.node.clock.now().UnixNano()
+	for i := range unit.frames {
+		unit.frames[i].Accepted = now
+	}
+	p := u.partition
+	if err := u.node.takes(p, now); err != nil {
+		return nil, err
+	}
+	if why := handlers.JudgeOldest(p.store.Clock().Clock, unit.oldest, now); why != nil {
+		return nil, why
+	}
+	pending, err := p.publisher.SubmitAll(unit.frames)
+	if err != nil {
+		return nil, err
+	}
+	return pending, pending[0].Confirmed(ctx) // they are in one group
+}
+
+// stored notes that messages need not stay in their stream.
+func (u *pump) stored(unit *brought) {
+	u.stats.waiting(nil)
+	if u.fault != nil {
+		u.fault("pump.stored")
+	}
+	if u.brought == 0 {
+		u.since = time.Now()
+	}
+	u.brought += len(unit.frames)
+	u.through = unit.through
+	u.stats.brought.Add(int64(len(unit.frames)))
+}
+
+// outcomes waits for what becomes of the commands, so that no more of them wait to be
+// applied than one group has.
+func (u *pump) outcomes(ctx context.Context, pending []*bus.Pending) {
+	ctx, cancel := context.WithTimeout(ctx, pumpOutcomes)
+	defer cancel()
+	for _, p := range pending {
+		r, err := p.Wait(ctx)
+		switch {
+		case err != nil || r.Outcome == nil && !r.Dead: // the facts tell
+		case r.Dead:
+			u.stats.dead.Add(1)
+		default:
+			u.stats.outcome(r.Outcome)
+		}
+	}
+}
+
+// judge judges an execution by what only a node knows, as a request over HTTP is judged
+// before it enters the log, and gives it the limits of its plugin. A refusal is logged as
+// what became of the command.
+func (u *pump) judge(ctx context.Context, c *schemas.PublicCommand) {
+	x := c.Execution
+	if why := u.allow(ctx, c.AppID, c); why != nil {
+		c.Refuse(why, schemas.RunSubject(x.RunID))
+		return
+	}
+	c.Payload = x.EncodePayload(nil)
+}
+
+func (u *pump) allow(ctx context.Context, app string, c *schemas.PublicCommand) *schemas.Error {
+	x := c.Execution
+	if u.node.executions == nil {
+		return schemas.Errorf(schemas.CodeNotFound, "Plugin '%s' not found or disabled", x.Plugin)
+	}
+	plugin, err := (*pluginPort)(u.node.executions).Find(x.Plugin)
+	if err != nil {
+		if known := (*schemas.Error)(nil); errors.As(err, &known) {
+			return known
+		}
+		return schemas.Errorf(schemas.CodePluginLoadFailed, "Plugin '%s' not found.", x.Plugin)
+	}
+	switch {
+	case c.DryRun:
+		return schemas.Errorf(schemas.CodeInvalidRequest, "A dry run is answered, and nobody waits for this command: ask over HTTP")
+	case plugin.MaxInputBytes > 0 && int64(len(x.Data)) > plugin.MaxInputBytes:
+		return schemas.Errorf(schemas.CodePayloadTooLarge, "data has %d bytes: at most %d", len(x.Data), plugin.MaxInputBytes)
+	}
+	x.Plugin, x.Timeout, x.QueueTimeout, x.Rerun = plugin.Name, int64(plugin.Timeout), int64(plugin.QueueTimeout), plugin.Rerun
+	return u.mayTalkIn(ctx, app, x)
+}
+
+// mayTalkIn refuses a chat that is somebody else's, or a run of somebody else.
+func (u *pump) mayTalkIn(ctx context.Context, app string, x *schemas.PluginExecution) *schemas.Error {
+	if x.ChatID == "" {
+		return nil
+	}
+	for wait := pumpAgain; ; wait = min(2*wait, pumpAgainAtMost) {
+		owned, err := u.owned(ctx, app, x)
+		switch {
+		case err == nil && !owned:
+			return schemas.Errorf(schemas.CodeNotFound, "The app has no chat with this id")
+		case err == nil:
+			return nil
+		}
+		u.stats.waiting(err)
+		if !sleep(ctx, wait) { // nothing is brought any more
+			return nil
+		}
+	}
+}
+
+func (u *pump) owned(ctx context.Context, app string, x *schemas.PluginExecution) (bool, error) {
+	chat, err := u.partition.store.Chat(ctx, app, x.ChatID)
+	if err != nil || chat != nil && chat.UserID != x.UserID {
+		return false, err
+	}
+	run, err := u.partition.store.Run(app, x.ChatID)
+	return run == nil || run.UserID == x.UserID, err
+}
+
+// takes tells why a partition takes no command now that is accepted at an instant.
+func (n *node) takes(p *partition, accepted int64) error {
+	if why := n.clock.refuses(accepted, p.store.Now()); why != "" {
+		return schemas.Errorf(schemas.CodeClockJump, "%s", why)
+	}
+	if !n.guarded.Load() || !n.settled.Load() || p.store.Epoch() < p.epoch {
+		return errNotWorking
+	}
+	if why := p.behind(); why != "" {
+		return &busyError{why}
+	}
+	return nil
+}
+
+// busyError says why the backlog is full.
+type busyError struct{ why string }
+
+func (e *busyError) Error() string { return httpapi.ErrBusy.Error() + ": " + e.why }
+
+// Unwrap makes it one that httpapi knows.
+func (e *busyError) Unwrap() error { return httpapi.ErrBusy }
