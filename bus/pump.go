@@ -65,8 +65,9 @@ func (i *Inbox) Reading() bool { return i.reading.Load() }
 func (i *Inbox) Open(ctx context.Context) error { return i.open(ctx) }
 
 // Next waits for messages and gives those that have come: at least one, at most so many,
-// and no more bytes than that unless it is one. A lost connection or consumer is mended
-// on the way. Its error is that of the context, or of a stream that cannot be read.
+// and no more bytes than that unless it is one; they are of the stream that Created tells
+// of. A lost connection or consumer is mended on the way. Its error is that of the
+// context, or of a stream that cannot be read.
 func (i *Inbox) Next(ctx context.Context, most, bytes int) ([]schemas.StreamMessage, error) {
 	var list []schemas.StreamMessage
 	size := 0
@@ -77,6 +78,9 @@ func (i *Inbox) Next(ctx context.Context, most, bytes int) ([]schemas.StreamMess
 	tick := time.NewTimer(sourceTick)
 	defer tick.Stop()
 	for len(list) < most && size < bytes {
+		if len(list) > 0 && i.sub == nil { // another stream may stand there by now
+			break
+		}
 		if err := i.open(ctx); err != nil {
 			if len(list) > 0 {
 				break
@@ -241,10 +245,10 @@ func (i *Inbox) take(m *nats.Msg) (schemas.StreamMessage, bool) {
 // Removed is the sequence up to which the partition's messages were removed.
 func (i *Inbox) Removed() uint64 { return i.removed }
 
-// Remove takes the partition's messages out of the stream, up to a sequence. What an
-// error leaves there is read again by the next Inbox.
-func (i *Inbox) Remove(ctx context.Context, through uint64) error {
-	if through <= i.removed {
+// Remove takes the partition's messages out of the stream that was created then, up to a
+// sequence. What an error leaves there is read again by the next Inbox.
+func (i *Inbox) Remove(ctx context.Context, created int64, through uint64) error {
+	if created != i.created || through <= i.removed { // with its stream all of it is gone
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
@@ -253,8 +257,8 @@ func (i *Inbox) Remove(ctx context.Context, through uint64) error {
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", schemas.StreamIn, err)
 	}
-	if stream.CachedInfo().Created.UnixNano() != i.created {
-		return fmt.Errorf("stream %s was made anew", schemas.StreamIn)
+	if stream.CachedInfo().Created.UnixNano() != created {
+		return nil
 	}
 	subjects := schemas.InSubjects(i.partition)
 	if i.b.cfg.Partitions == 1 {

@@ -79,12 +79,12 @@ func TestInbox(t *testing.T) {
 		if i.Pending() != 0 || !i.Reading() || i.Created() == 0 {
 			t.Errorf("partition %d: %d wait, reading %v", p, i.Pending(), i.Reading())
 		}
-		must(t, i.Remove(testContext(t), list[half-1].Seq))
+		must(t, i.Remove(testContext(t), i.Created(), list[half-1].Seq))
 		again := b.NewInbox(p)
 		if got := readAll(t, again, len(list)-half, many, 1<<20); got[0].Seq != list[half].Seq || len(got) != len(list)-half {
 			t.Errorf("partition %d: %d are left, from %d on", p, len(got), got[0].Seq)
 		}
-		must(t, again.Remove(testContext(t), list[len(list)-1].Seq))
+		must(t, again.Remove(testContext(t), again.Created(), list[len(list)-1].Seq))
 		ended, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 		if got, err := again.Next(ended, 1, 1); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("partition %d: %v, %v are left", p, got, err)
@@ -96,6 +96,52 @@ func TestInbox(t *testing.T) {
 	if info := must1(must1(b.js.Stream(testContext(t), schemas.StreamIn))(t).Info(testContext(t)))(t); info.State.Msgs != 0 {
 		t.Errorf("%d messages are left", info.State.Msgs)
 	}
+}
+
+// What was read of a stream is not removed from the one that follows it, and a list is of
+// one stream.
+func TestInboxOfAStreamMadeAnew(t *testing.T) {
+	s := startServer(t, t.TempDir(), "127.0.0.1:0")
+	nc := connect(t, s)
+	b := openBus(t, nc, smallConfig())
+	js := must1(jetstream.New(connectAs(t, s, userPlatform, platformPassword)))(t)
+	publish := func(many int) {
+		for range many {
+			must1(js.Publish(testContext(t), schemas.CommandSubject("a", "usage.void"), []byte("{}")))(t)
+		}
+	}
+	publish(5)
+	i := b.NewInbox(0)
+	defer i.Close()
+	list := readAll(t, i, 4, 4, 1<<20)
+	was, through := i.Created(), list[3].Seq
+	rest, err := i.Next(testContext(t), 2, 1)
+	if err != nil || len(rest) != 1 {
+		t.Fatal(rest, err)
+	}
+	i.kept = &rest[0]
+
+	must(t, b.js.DeleteStream(testContext(t), schemas.StreamIn))
+	openBus(t, nc, smallConfig())
+	must(t, i.Remove(testContext(t), was, through-1))
+	i.drop() // as it does when it hears nothing any more
+	if rest, err = i.Next(testContext(t), 2, 1<<20); err != nil || len(rest) != 1 || i.Created() != was {
+		t.Fatal(rest, err)
+	}
+	ended, cancel := context.WithTimeout(testContext(t), 200*time.Millisecond)
+	defer cancel()
+	if rest, err = i.Next(ended, 2, 1<<20); len(rest) > 0 || i.Created() == was {
+		t.Fatal(rest, err)
+	}
+	publish(3)
+	must(t, i.Remove(testContext(t), was, through))
+	if list = readAll(t, i, 3, 3, 1<<20); list[0].Seq != 1 {
+		t.Fatalf("the new stream begins at %d", list[0].Seq)
+	}
+	if left := must1(must1(b.js.Stream(testContext(t), schemas.StreamIn))(t).Info(testContext(t)))(t).State.Msgs; left != 3 {
+		t.Errorf("%d messages are left of 3", left)
+	}
+	must(t, i.Remove(testContext(t), i.Created(), 3))
 }
 
 // The largest messages come one by one, and all of them.

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -73,6 +74,26 @@ func (w *world) execute(t testing.TB, user, plugin string, body any, headers ...
 	t.Helper()
 	headers = append([]string{"X-Internal-API-Key", "", "Authorization", "Bearer " + bearer(t, user)}, headers...)
 	return request(t, w.Process, "POST", "/api/execute/"+plugin, body, headers...)
+}
+
+// warm waits until each of some plugins has a worker with nothing to do: a busy machine
+// takes its time to load them, and to start another one for a worker that has ended.
+func (w *world) warm(t testing.TB, plugins ...string) {
+	t.Helper()
+	waitWithin(t, 2*time.Minute, func() bool {
+		text := string(request(t, w.Process, "GET", "/metrics", nil).want(t, 200).body)
+		return !slices.ContainsFunc(plugins, func(plugin string) bool {
+			return pluginMetric(text, "grout_plugin_workers", plugin) <= pluginMetric(text, "grout_plugin_workers_busy", plugin)
+		})
+	})
+}
+
+// pluginMetric is what the metrics say of a plugin; 0: nothing.
+func pluginMetric(text, name, plugin string) (n int) {
+	_, rest, _ := strings.Cut(text, fmt.Sprintf("\n%s{plugin=%q} ", name, plugin))
+	line, _, _ := strings.Cut(rest, "\n")
+	n, _ = strconv.Atoi(line)
+	return n
 }
 
 func (w *world) sync(t testing.TB, manifest string) {
@@ -151,6 +172,8 @@ actions: {make: {consumes: {items: 1}}, most: {consumes: {none: 1}}, gen: {requi
 	request(t, w.Process, "POST", "/api/execute/echo", "{}", "X-Internal-API-Key", process.InternalKey).text(t, 401, refusal("Not authenticated", "UNAUTHORIZED", 401))
 	request(t, w.Process, "POST", "/api/execute/echo", "{}", "X-Internal-API-Key", "", "Authorization", "Bearer x.y.z").text(t, 401, refusal("Could not validate credentials", "UNAUTHORIZED", 401))
 
+	w.warm(t, "echo", "made", "mixed", "narrow")
+	waitWithin(t, time.Minute, func() bool { return strings.Contains(listedPlugins(t, w), "broken false true") })
 	for _, c := range []struct {
 		name, user, plugin, body string
 		status                   int
@@ -180,6 +203,9 @@ actions: {make: {consumes: {items: 1}}, most: {consumes: {none: 1}}, gen: {requi
 		{"encoded as a list", "ann", "mixed", `{"do":"set"}`, 200, `{"items":[1]}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.plugin == "mixed" { // the call before may have cost it its worker
+				w.warm(t, "mixed")
+			}
 			a := w.execute(t, c.user, c.plugin, c.body)
 			a.text(t, c.status, c.want)
 			if retry := a.header.Get("Retry-After"); (retry != "") != (c.status == 429) {
@@ -191,6 +217,7 @@ actions: {make: {consumes: {items: 1}}, most: {consumes: {none: 1}}, gen: {requi
 		})
 	}
 	for _, do := range []string{"exit", "object"} {
+		w.warm(t, "mixed")
 		a := w.execute(t, "ann", "mixed", fmt.Sprintf(`{"do":%q}`, do))
 		if a.status != 500 || !strings.HasPrefix(string(a.body), `{"detail":"Error executing plugin: `) || !strings.HasSuffix(string(a.body), `,"error_code":"PLUGIN_ERROR","status_code":500}`) {
 			t.Errorf("%s: answered %d %s", do, a.status, a.body)
@@ -212,18 +239,7 @@ actions: {make: {consumes: {items: 1}}, most: {consumes: {none: 1}}, gen: {requi
 	})
 	t.Run("busy", func(t *testing.T) { testBusy(t, w, refusal("Plugin 'narrow' is busy", "PLUGIN_BUSY", 503)) })
 	t.Run("list", func(t *testing.T) {
-		var list struct {
-			Plugins []struct {
-				Name, Error string
-				Enabled     bool
-			}
-		}
-		request(t, w.Process, "GET", "/api/plugins", nil, "X-Internal-API-Key", "", "Authorization", "Bearer "+bearer(t, "ann")).want(t, 200).into(t, &list)
-		var got []string
-		for _, p := range list.Plugins {
-			got = append(got, fmt.Sprint(p.Name, " ", p.Enabled, " ", p.Error != ""))
-		}
-		if text := strings.Join(got, ", "); text != "broken false true, echo true false, made true false, mixed true false, narrow true false, off false false" {
+		if text := listedPlugins(t, w); text != "broken false true, echo true false, made true false, mixed true false, narrow true false, off false false" {
 			t.Errorf("listed: %s", text)
 		}
 		var health struct {
@@ -240,13 +256,31 @@ actions: {make: {consumes: {items: 1}}, most: {consumes: {none: 1}}, gen: {requi
 	}
 }
 
+// listedPlugins tells of every plugin whether it is enabled and has an error.
+func listedPlugins(t testing.TB, w *world) string {
+	t.Helper()
+	var list struct {
+		Plugins []struct {
+			Name, Error string
+			Enabled     bool
+		}
+	}
+	request(t, w.Process, "GET", "/api/plugins", nil, "X-Internal-API-Key", "", "Authorization", "Bearer "+bearer(t, "ann")).want(t, 200).into(t, &list)
+	var got []string
+	for _, p := range list.Plugins {
+		got = append(got, fmt.Sprint(p.Name, " ", p.Enabled, " ", p.Error != ""))
+	}
+	return strings.Join(got, ", ")
+}
+
 // testBusy: one call runs, one waits too long in the queue, and for a third there is no
 // room; none of the two makes a run.
 func testBusy(t *testing.T, w *world, want string) {
+	w.warm(t, "narrow")
 	release := make(chan struct{})
 	go func() {
 		defer close(release)
-		w.execute(t, "ann", "narrow", `{"do":"sleep","for":2}`)
+		w.execute(t, "ann", "narrow", `{"do":"sleep","for":25}`)
 	}()
 	waitFor(t, func() bool { return len(listRuns(t, w, "plugin=narrow")) == 1 })
 	waited := make(chan answer, 3)
@@ -258,6 +292,7 @@ func testBusy(t *testing.T, w *world, want string) {
 			t.Error("Retry-After is missing")
 		}
 	}
+	request(t, w.Process, "POST", "/api/runs/"+listRuns(t, w, "plugin=narrow")[0].ID+"/cancel", nil).want(t, 200)
 	<-release
 	if list := listRuns(t, w, "plugin=narrow"); len(list) != 1 {
 		t.Errorf("%d runs", len(list))
@@ -267,7 +302,12 @@ func testBusy(t *testing.T, w *world, want string) {
 // waitFor polls until something holds.
 func waitFor(t testing.TB, holds func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	waitWithin(t, 20*time.Second, holds)
+}
+
+func waitWithin(t testing.TB, limit time.Duration, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()

@@ -16,6 +16,7 @@ func TestExecutionsAreTraced(t *testing.T) {
 		"talk/plugin.yaml": "name: talk\n",
 		"fall/plugin.yaml": "name: fall\n",
 	})
+	w.warm(t, "talk", "fall", "once")
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	for plugin, status := range map[string]int{"talk": 200, "fall": 500, "once": 202} {
 		headers := []string{"X-Mozaiks-Correlation-Id", "of-" + plugin, "traceparent", trace}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"math"
 	"slices"
+	"unicode/utf8"
 )
 
 // PublicCommand is a command that somebody else has published (contract §8).
@@ -17,6 +18,7 @@ type PublicCommand struct {
 	Execution *PluginExecution
 	DryRun    bool
 	Oldest    int64 // timestamp of its oldest usage event; MaxInt64 when it has none
+	Stored    bool  // Time is no word of its sender, but when the stream stored it
 }
 
 // PublicKinds lists the kinds of commands that others may publish.
@@ -55,10 +57,10 @@ func DecodePublic(m *StreamMessage, created int64) (c PublicCommand, err *Error)
 		return c, Errorf(CodeUndecodable, "%v", parsed)
 	}
 	app, bad := UnescapeToken(in.AppToken)
-	if n := len([]rune(app)); bad == nil && n <= MaxIDChars {
+	if n := len([]rune(app)); bad == nil && n <= MaxIDChars && utf8.ValidString(app) {
 		c.AppID = app
 	} else {
-		return c, Errorf(CodeUndecodable, "the subject names no app: a token of 1 to %d characters, of which those that are not plain are written as %%XX", MaxIDChars)
+		return c, Errorf(CodeUndecodable, "the subject names no app: a token of 1 to %d characters of UTF-8, of which those that are not plain are written as %%XX", MaxIDChars)
 	}
 	if err := c.kindOf(in.Kind); err != nil {
 		return c, err
@@ -74,7 +76,7 @@ func DecodePublic(m *StreamMessage, created int64) (c PublicCommand, err *Error)
 	}
 	c.ID, c.Source = e.id, e.source
 	c.CorrelationID, c.TraceParent = correlationOf(e.correlation), TraceParent(e.trace)
-	c.Time = m.Time.UnixNano()
+	c.Time, c.Stored = m.Time.UnixNano(), !e.timed
 	if e.timed {
 		c.Time = e.time
 	}

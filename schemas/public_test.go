@@ -169,6 +169,7 @@ func TestPublicBadInput(t *testing.T) {
 	}{
 		"no subject of the stream":        {&StreamMessage{Subject: "mozaiks.v1.cmd.a.usage.void", Time: publicStored}, CodeUndecodable},
 		"app that is not escaped":         {&StreamMessage{Subject: "mozaiks.v1.in.platform.0.%61.usage.void", Time: publicStored}, CodeUndecodable},
+		"app that is not UTF-8":           {&StreamMessage{Subject: "mozaiks.v1.in.platform.0.%FF.usage.void", Time: publicStored, Data: []byte(sound["usage.void"])}, CodeUndecodable},
 		"app that is too long":            {published(strings.Repeat("a", MaxIDChars+1), "usage.void", sound["usage.void"]), CodeUndecodable},
 		"unknown kind":                    {published("a", "usage.count", sound["usage.void"]), CodeUnknownKind},
 		"kind of another spelling":        {published("a", "Usage.Void", sound["usage.void"]), CodeUnknownKind},

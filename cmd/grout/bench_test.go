@@ -216,7 +216,7 @@ func TestMatrix(t *testing.T) {
 		if code != 0 {
 			t.Fatalf("exit %d: %s", code, stderr)
 		}
-		var kinds []string
+		var kinds, watched []string
 		for line := range strings.Lines(stdout) {
 			var kind struct{ Kind string }
 			if err := json.Unmarshal([]byte(line), &kind); err != nil {
@@ -235,6 +235,13 @@ func TestMatrix(t *testing.T) {
 					(r.Overshoot != nil) != (r.Operation == "reserve+settle") || r.Overshoot != nil && *r.Overshoot != 0 {
 					t.Errorf("%v\n%s", err, line)
 				}
+			case "live":
+				var r liveRow
+				if err := json.Unmarshal([]byte(line), &r); err != nil || r.Sent == 0 || r.Received == 0 || r.Failed+r.Missing+r.Repeated > 0 ||
+					r.FromSend[0] <= 0 || r.FromSend[0] > r.FromSend[1] || r.FromSend[1] > r.FromSend[2] || r.FromAnswer[2] > r.FromSend[2] {
+					t.Errorf("%v\n%s", err, line)
+				}
+				watched = append(watched, fmt.Sprint(r.Way, " ", r.Watchers))
 			case "cell":
 				var r matrixRow
 				if err := json.Unmarshal([]byte(line), &r); err != nil || r.Closed.Requests == 0 || r.Open == nil || r.Visible == nil || r.Visible.Samples == 0 ||
@@ -243,8 +250,11 @@ func TestMatrix(t *testing.T) {
 				}
 			}
 		}
-		if !slices.Equal(kinds, []string{"machine", "cell", "budget", "budget", "budget", "stored", "cell"}) {
+		if !slices.Equal(kinds, []string{"machine", "cell", "budget", "budget", "budget", "live", "live", "live", "live", "live", "live", "stored", "cell"}) {
 			t.Errorf("the lines are %q", kinds)
+		}
+		if !slices.Equal(watched, []string{"NATS 1", "SSE 10", "WebSocket 10", "NATS 1", "SSE 500", "WebSocket 500"}) {
+			t.Errorf("those who watch are %q", watched)
 		}
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "grout-bench-*")); len(left) > 0 {

@@ -95,6 +95,18 @@ func TestTargets(t *testing.T) {
 	}
 }
 
+// The scheme of an address may be spelled as one likes, and is the same for all that.
+func TestPlain(t *testing.T) {
+	for address, want := range map[string]bool{
+		"http://example.com": true, "HTTP://example.com": true, "Http://example.com/hook?x=https:": true,
+		"https://example.com": false, "HTTPS://example.com/http:": false,
+	} {
+		if plain(address) != want {
+			t.Errorf("%s is plain: %v", address, !want)
+		}
+	}
+}
+
 // The address is judged where it is dialled, whatever name or form leads there.
 func TestDialIsJudged(t *testing.T) {
 	reached := false

@@ -171,6 +171,15 @@ func (r *posting) step(ctx context.Context) {
 		r.rest(ctx, 0, published)
 		return
 	}
+	if stream := r.stand.Stream; list[0].Seq > r.stand.Seq { // what is missing has expired, or is no fact
+		if err := r.look(ctx); err != nil {
+			r.retry(ctx, &retryError{why: err.Error()})
+			return
+		}
+		if r.stand.Stream != stream {
+			return
+		}
+	}
 	r.page(ctx, list)
 	r.mark(ctx)
 }

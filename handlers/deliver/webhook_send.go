@@ -28,7 +28,7 @@ const (
 // newClient makes the client of one webhook. It follows nobody, uses no proxy, and judges
 // every address that it connects to.
 func newClient(o *WebhookOptions) *http.Client {
-	dialer := &net.Dialer{Timeout: dialTimeout, Control: o.Targets.control(strings.HasPrefix(o.URL, "http:"))}
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: o.Targets.control(plain(o.URL))}
 	client := &http.Client{
 		Timeout:       o.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -39,6 +39,12 @@ func newClient(o *WebhookOptions) *http.Client {
 		},
 	}
 	return client
+}
+
+// plain tells whether an address is without TLS, however its scheme is spelled.
+func plain(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Scheme == "http"
 }
 
 // fact is one that a webhook wants.

@@ -295,6 +295,30 @@ func TestWebhookGap(t *testing.T) {
 	}
 }
 
+// Facts that expire between two looks at the stream, while an endpoint takes what it is
+// sent, are a gap, too.
+func TestWebhookGapBetweenLooks(t *testing.T) {
+	m, e := newMemory(), newEndpoint(t)
+	first := true
+	e.behave = func(http.ResponseWriter, *http.Request, string) bool {
+		if first { // while the first page is on its way, all that follows comes and goes
+			first = false
+			for range 5 {
+				m.tell("a", "usage.recorded")
+			}
+			m.expire(5)
+		}
+		return false
+	}
+	w := hook(t, e.URL, nil)
+	r := m.run(w)
+	defer r.stop()
+	eventually(t, "it has begun", func() bool { d, _ := m.Stand("webhook.crm"); return d != nil })
+	m.tell("a", "usage.recorded")
+	eventually(t, "the rest is taken", func() bool { return len(e.of("a")) == 3 })
+	eventually(t, "the log knows the gap", func() bool { d, _ := m.Stand("webhook.crm"); return d.Gaps == 1 && d.Gap.From == 2 && d.Gap.To == 4 })
+}
+
 // A stream that was made anew is read from its beginning, and one that lost its end from
 // where it ended: what is published again may stand anywhere behind.
 func TestWebhookFollowsItsStream(t *testing.T) {

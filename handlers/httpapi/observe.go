@@ -91,9 +91,6 @@ func (s *Server) contained(next echo.HandlerFunc, c echo.Context) (err error) {
 		if s.origins.preflight(c) {
 			return nil
 		}
-		if s.origins.preflight(c) {
-			return nil
-		}
 		c.Response().Header().Set("Allow", s.allowed(c.Path()))
 		return echo.ErrMethodNotAllowed
 	}

@@ -94,7 +94,7 @@ func BenchmarkReaders(b *testing.B) {
 // BenchmarkReconnects has many come back at once, each to another place of its chat's
 // past, and prints how long it takes until all have read to the end.
 func BenchmarkReconnects(b *testing.B) {
-	const readers, chats, each = 10_000, 500, 200
+	const readers, chats, each = 1000, 50, 200
 	n := newNode(b, bus.Config{FactBytes: 256 << 20})
 	for i := range chats * each {
 		n.fact("a", fmt.Sprint("c", i%chats), 0, 300)

@@ -66,9 +66,10 @@ type fact struct {
 
 var errFact = errors.New("not a fact of grout's")
 
-// name takes over what the subject says.
+// name takes over what the subject says. It ends with a chat only where the fact has a
+// number in it: what plugins publish has names with dots, and ends with a part of its kind.
 func (f *fact) name(app, of string) (err error) {
-	if f.app, err = schemas.UnescapeToken(app); err != nil || of == "" {
+	if f.app, err = schemas.UnescapeToken(app); err != nil || f.chatSeq == 0 {
 		return err
 	}
 	f.chat, err = schemas.UnescapeToken(of)

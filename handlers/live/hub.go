@@ -126,7 +126,13 @@ type owners struct {
 	chats map[[2]string]string
 }
 
-func (h *Hub) owner(ctx context.Context, app, chat string) (string, error) {
+// ownerTries is how often the store is asked about a chat that it does not know yet.
+const ownerTries = 6
+
+// owner gives whose a chat is that has come to a number; empty: nobody's. A fact may be
+// here before the store shows what it was committed with, so one that is not as far is
+// asked again.
+func (h *Hub) owner(ctx context.Context, app, chat string, number uint64) (string, error) {
 	key := [2]string{app, chat}
 	h.owners.mu.Lock()
 	owner, known := h.owners.chats[key]
@@ -135,6 +141,12 @@ func (h *Hub) owner(ctx context.Context, app, chat string) (string, error) {
 		return owner, nil
 	}
 	s, err := h.opts.Numbers.Series(ctx, app, chat)
+	for try := 1; err == nil && s.Owner == "" && s.Last < number && try < ownerTries; try++ {
+		if pause(ctx, try); ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		s, err = h.opts.Numbers.Series(ctx, app, chat)
+	}
 	if err != nil || s.Owner == "" {
 		return "", err
 	}

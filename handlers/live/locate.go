@@ -56,7 +56,10 @@ func (r *Reader) search(ctx context.Context, n, last, near uint64) (place, error
 		return place{}, err
 	}
 	found := place{behind: end}
-	low, high := r.hub.index.around(gen, r.key, n)
+	var low, high uint64
+	if near > 0 { // else somebody is told what is gone: a stream that has changed unseen is no reason
+		low, high = r.hub.index.around(gen, r.key, n)
+	}
 	low = max(low, max(st.First, 1)-1)
 	if near > 0 && high > low && high <= st.Last {
 		found, last = place{behind: high - 1, known: true}, 0
@@ -64,7 +67,7 @@ func (r *Reader) search(ctx context.Context, n, last, near uint64) (place, error
 		high = st.Last + 1
 	}
 	// The first look tells how much there is; most series are short.
-	i, left, err := r.look(ctx, low+1)
+	i, left, err := r.numbered(ctx, low+1)
 	if err != nil || i == nil {
 		return found, err
 	}
@@ -85,7 +88,7 @@ func (r *Reader) search(ctx context.Context, n, last, near uint64) (place, error
 			ahead := float64(high-low) * float64(n-seen-min(near/2, n-seen)) / float64(last+1-seen)
 			middle = min(max(low+uint64(ahead), low+1), high-1)
 		}
-		i, _, err := r.look(ctx, middle)
+		i, _, err := r.numbered(ctx, middle)
 		switch {
 		case err != nil:
 			return place{}, err
@@ -108,7 +111,7 @@ func (r *Reader) placeOf(i *item) place {
 	return p
 }
 
-// lastOf is the last number of an item. One that has none counts as old.
+// lastOf is the last number of an item; 0: it has none.
 func (r *Reader) lastOf(i *item) uint64 {
 	f, err := i.fact()
 	if err != nil {
@@ -132,6 +135,23 @@ func (r *Reader) locateInRing(n uint64) (place, bool) {
 	}
 	p := r.placeOf(items[at])
 	return p, p.first <= n+1
+}
+
+// numbered is as look, past messages that have no number in the series: they do not tell
+// on which side of them a number is.
+func (r *Reader) numbered(ctx context.Context, from uint64) (_ *item, left uint64, err error) {
+	for most := 1; ; most = replayAtOnce {
+		list, left, err := r.hub.replay(ctx, r.subject, from, most, bytesAtOnce)
+		if err != nil || len(list) == 0 {
+			return nil, 0, err
+		}
+		for n := range list {
+			if i, ok := newItem(&list[n]); ok && r.lastOf(i) > 0 {
+				return i, left + uint64(len(list)-n-1), nil
+			}
+		}
+		from = list[len(list)-1].Seq + 1
+	}
 }
 
 // look reads the first message of the series from a sequence on.

@@ -57,19 +57,26 @@ func (r *Reader) begin(ctx context.Context, from From) error {
 			}
 		}
 	}
-	r.last = Position{StreamSeq: r.behind, Sub: -1, FactSeq: app.Last}
+	if r.last = (Position{Sub: -1}); app.Last > 0 { // else whatever the app will have follows, in any stream
+		r.last = Position{StreamSeq: r.behind, Sub: -1, FactSeq: app.Last}
+	}
 	r.number, r.counted = series.Last, true
 	switch {
 	case from.Number != nil:
+		r.last = Position{Sub: -1} // not known before the first item
 		return r.beginBehind(ctx, *from.Number, series)
 	case from.Position != nil:
+		if from.Position.FactSeq > 0 {
+			r.part = *from.Position
+		}
+		r.last = *from.Position // who is cut off before the first item has come goes on from there
 		// When all was published, and nothing follows the place, all was seen.
 		all, err := r.hub.opts.Numbers.Relayed(ctx, r.filter.AppID, series.Mark)
 		if err != nil {
 			return err
 		}
 		r.counted = all
-		return r.beginAt(ctx, *from.Position, app.Last)
+		return r.beginAt(ctx, *from.Position, app.Last, series)
 	}
 	return nil
 }
@@ -94,7 +101,7 @@ func (r *Reader) beginBehind(ctx context.Context, n uint64, series Series) error
 // beginAt begins behind a place of the stream. A place whose fact is not where it was,
 // because the stream was made anew or the fact has expired, is found again by the number
 // that the fact has in its app.
-func (r *Reader) beginAt(ctx context.Context, p Position, given uint64) error {
+func (r *Reader) beginAt(ctx context.Context, p Position, given uint64, series Series) error {
 	if p.FactSeq > given {
 		return ErrAhead
 	}
@@ -106,8 +113,8 @@ func (r *Reader) beginAt(ctx context.Context, p Position, given uint64) error {
 		switch {
 		case p.StreamSeq > st.Last:
 			return ErrAhead
-		case p.StreamSeq+1 < st.First:
-			r.expired(st.First - 1)
+		case p.StreamSeq == 0, p.StreamSeq+1 < st.First, p.Sub >= 0 && p.StreamSeq < st.First:
+			r.expired(max(st.First, 1)-1, series)
 			return nil
 		}
 		return r.beginThere(ctx, p)
@@ -133,20 +140,27 @@ func (r *Reader) beginAt(ctx context.Context, p Position, given uint64) error {
 	}
 	if r.filter.ChatID == "" {
 		r.number, r.counted, r.part = seen, true, p
-		if to.known {
+		if r.owe(series); to.known {
 			r.behind = to.behind
 		}
 		return nil
 	}
-	if !to.known { // no fact of the app follows
-		return nil
+	switch {
+	case to.known:
+		return r.beginAfter(ctx, probe, to.behind, p, series)
+	case seen == given: // all was seen
+		r.counted = true
+	case !r.counted: // what follows is not published again yet
+		return ErrUnavailable
+	default:
+		r.expired(r.behind, series)
 	}
-	return r.beginAfter(ctx, probe, to.behind, p)
+	return nil
 }
 
 // beginAfter begins a chat with what its app has behind a sequence, but for facts that
 // were seen.
-func (r *Reader) beginAfter(ctx context.Context, probe *Reader, behind uint64, p Position) error {
+func (r *Reader) beginAfter(ctx context.Context, probe *Reader, behind uint64, p Position, series Series) error {
 	i, _, err := probe.look(ctx, behind+1)
 	if err != nil {
 		return err
@@ -154,12 +168,12 @@ func (r *Reader) beginAfter(ctx context.Context, probe *Reader, behind uint64, p
 	if i == nil {
 		return ErrUnavailable // it was there before
 	}
-	if f, err := i.fact(); err == nil && f.factSeq > p.FactSeq+1 {
-		r.expired(behind)
+	if f, err := i.fact(); err == nil && (f.factSeq > p.FactSeq+1 || p.Sub >= 0 && f.factSeq > p.FactSeq) { // also the rest of a fact
+		r.expired(behind, series)
 		return nil
 	}
 	for range framesAtOnce { // facts that were published again may stand before
-		if i, _, err = r.look(ctx, behind+1); err != nil || i == nil {
+		if i, _, err = r.numbered(ctx, behind+1); err != nil || i == nil {
 			return err
 		}
 		f, err := i.fact()
@@ -185,13 +199,14 @@ func (r *Reader) beginAfter(ctx context.Context, probe *Reader, behind uint64, p
 
 // expired begins with what is left, behind a sequence: a series that does not begin with
 // its first number there is reset.
-func (r *Reader) expired(behind uint64) {
+func (r *Reader) expired(behind uint64, series Series) {
 	r.behind, r.number, r.counted = behind, 0, true
+	r.owe(series)
 }
 
 // beginThere begins behind a place that is in the stream, or was.
 func (r *Reader) beginThere(ctx context.Context, p Position) error {
-	i, _, err := r.look(ctx, max(p.StreamSeq, 1))
+	i, _, err := r.numbered(ctx, max(p.StreamSeq, 1))
 	if err != nil {
 		return err
 	}

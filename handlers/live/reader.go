@@ -167,7 +167,9 @@ func (r *Reader) settle(ctx context.Context, gen uint64) error {
 		return err
 	}
 	to := place{behind: end}
-	r.owe(given)
+	if r.owe(given); !r.counted { // nothing was shown: what the client had its place tells
+		to.behind = 0
+	}
 	if r.counted && given.Last > r.number {
 		if to, err = r.locate(ctx, r.number, given.Last); err != nil {
 			return err
@@ -224,7 +226,12 @@ func (r *Reader) miss(ctx context.Context) ([]Frame, error) {
 		r.replay = to.behind + 1
 		return nil, nil
 	}
+	given, err := r.hub.opts.Numbers.Series(ctx, r.filter.AppID, r.filter.ChatID)
+	if err != nil {
+		return nil, err
+	}
 	r.reset(r.owed+1, r.behind)
+	r.owe(given) // what came meanwhile may be gone as well
 	return r.frames, nil
 }
 
@@ -238,7 +245,8 @@ func (r *Reader) reset(first, behind uint64) {
 		Sub: -1, Timestamp: schemas.InstantText(time.Now().UnixNano()), StreamSeq: behind,
 	}
 	if r.filter.ChatID != "" {
-		f.Sequence = first - 1
+		// Which fact of the app that is nobody knows: who comes back is told again.
+		f.Sequence, f.StreamSeq, f.Sub, f.FactSeq = first-1, r.last.StreamSeq, r.last.Sub, r.last.FactSeq
 	} else {
 		f.FactSeq = first - 1
 	}
@@ -257,7 +265,7 @@ func (r *Reader) show(ctx context.Context, i *item) (stop bool, err error) {
 	}
 	first, last := r.numbers(f)
 	switch {
-	case r.filter.ChatID != "" && first == 0, r.counted && first != 0 && last <= r.number:
+	case r.filter.ChatID != "" && first == 0, r.counted && first != 0 && last <= r.number, r.had(f):
 		r.done(i, f)
 		return false, nil
 	case r.at == 0 && r.counted && first > r.number+1:
@@ -282,6 +290,12 @@ func (r *Reader) show(ctx context.Context, i *item) (stop bool, err error) {
 	}
 	r.done(i, f)
 	return false, nil
+}
+
+// had tells whether the client had a fact before the reader began, as its place says: also
+// when the fact is published again before the reader knows a number.
+func (r *Reader) had(f *fact) bool {
+	return f.factSeq != 0 && (f.factSeq < r.part.FactSeq || f.factSeq == r.part.FactSeq && r.part.Sub < 0)
 }
 
 // seen is how many parts of an item the client has had before the reader began.
@@ -356,7 +370,7 @@ func (r *Reader) wants(ctx context.Context, f *fact) (bool, error) {
 	if f.chat == "" {
 		return false, nil
 	}
-	owner, err := r.hub.owner(ctx, f.app, f.chat)
+	owner, err := r.hub.owner(ctx, f.app, f.chat, f.last())
 	if err != nil {
 		return false, err
 	}

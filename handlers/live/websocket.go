@@ -80,7 +80,7 @@ func (t *Transports) Socket(w http.ResponseWriter, r *http.Request, s Socket) er
 		leave()
 		return nil // it was answered
 	}
-	one := &socket{Socket: s, t: t, conn: conn, ws: ws, cursor: c, swap: make(chan cursor, 1)}
+	one := newSocket(t, s, conn, ws, c)
 	if s.After != nil {
 		one.last.Store(*s.After)
 	}

@@ -35,6 +35,10 @@ type socket struct {
 	wake   context.CancelFunc // ends the wait for frames
 }
 
+func newSocket(t *Transports, s Socket, conn net.Conn, ws *websocket.Conn, c cursor) *socket {
+	return &socket{Socket: s, t: t, conn: conn, ws: ws, cursor: c, swap: make(chan cursor, 1), wake: func() {}}
+}
+
 // ending is why a socket is closed.
 type ending struct {
 	code   websocket.StatusCode

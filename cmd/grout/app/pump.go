@@ -38,6 +38,7 @@ type pump struct {
 
 	share   share
 	through uint64    // sequence of the newest message in the log
+	created int64     // of its stream
 	brought int       // messages in the log that are not removed yet
 	since   time.Time // of the first of them
 }
@@ -89,7 +90,7 @@ func (u *pump) remove(ctx context.Context) error {
 	if u.brought == 0 || u.brought < pumpRemovesAt && time.Since(u.since) < pumpRemoves {
 		return nil
 	}
-	if err := u.inbox.Remove(ctx, u.through); err != nil {
+	if err := u.inbox.Remove(ctx, u.created, u.through); err != nil {
 		if ctx.Err() == nil {
 			u.logger.Warn("published commands that are in the log could not be removed from their stream; they will be", "error", err)
 		}
@@ -123,6 +124,7 @@ func (u *pump) bring(ctx context.Context, list []schemas.StreamMessage) bool {
 // brought is what one group is going to hold of the messages.
 type brought struct {
 	frames  []schemas.CommandFrame
+	stored  []bool // for each: its time is when it was stored
 	bytes   int
 	oldest  int64 // timestamp of the oldest event
 	through uint64
@@ -136,9 +138,20 @@ func (b *brought) add(c *schemas.PublicCommand, seq uint64) {
 	if len(b.frames) == 0 {
 		b.oldest = c.Oldest
 	}
-	b.frames = append(b.frames, c.CommandFrame)
+	b.frames, b.stored = append(b.frames, c.CommandFrame), append(b.stored, c.Stored)
 	b.bytes += c.FrameSize()
 	b.oldest, b.through = min(b.oldest, c.Oldest), seq
+}
+
+// stamp says when the commands were accepted. A message cannot have been stored later: one
+// that seems to was stored while the clock was wrong, and is no fault of its publisher.
+func (b *brought) stamp(now int64) {
+	for i := range b.frames {
+		b.frames[i].Accepted = now
+		if b.stored[i] {
+			b.frames[i].Time = min(b.frames[i].Time, now)
+		}
+	}
 }
 
 // read makes a command of a message, whatever it holds.
@@ -179,13 +192,11 @@ func (u *pump) store(ctx context.Context, unit *brought) bool {
 
 func (u *pump) submit(ctx context.Context, unit *brought) ([]*bus.Pending, error) {
 	now := u.node.clock.now().UnixNano()
-	for i := range unit.frames {
-		unit.frames[i].Accepted = now
-	}
 	p := u.partition
 	if err := u.node.takes(p, now); err != nil {
 		return nil, err
 	}
+	unit.stamp(now)
 	if why := handlers.JudgeOldest(p.store.Clock().Clock, unit.oldest, now); why != nil {
 		return nil, why
 	}
@@ -206,7 +217,7 @@ func (u *pump) stored(unit *brought) {
 		u.since = time.Now()
 	}
 	u.brought += len(unit.frames)
-	u.through = unit.through
+	u.through, u.created = unit.through, u.inbox.Created()
 	u.stats.brought.Add(int64(len(unit.frames)))
 }
 

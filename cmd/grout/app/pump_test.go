@@ -334,3 +334,31 @@ func TestShareOfThePump(t *testing.T) {
 		t.Errorf("%v\nnot %v", got, want)
 	}
 }
+
+// What was stored while the clock was wrong is a command all the same; the time that its
+// sender names is judged.
+func TestCommandStoredDuringAJump(t *testing.T) {
+	now := time.Now()
+	jump := now.Add(48 * time.Hour)
+	m := schemas.StreamMessage{Subject: "mozaiks.v1.in.platform.0.a.usage.void", Seq: 1, Time: jump, Data: []byte(`{"event_id":"e"}`)}
+	named := m
+	named.Header = map[string][]string{
+		"ce-specversion": {"1.0"}, "ce-id": {"1"}, "ce-source": {"//crm"}, "ce-type": {"ai.mozaiks.usage.void.v1"}, "ce-time": {jump.Format(time.RFC3339Nano)},
+	}
+	early := m
+	early.Time = now.Add(-time.Hour)
+	var unit brought
+	for _, m := range []*schemas.StreamMessage{&m, &named, &early} {
+		c, err := schemas.DecodePublic(m, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		unit.add(&c, m.Seq)
+	}
+	unit.stamp(now.UnixNano())
+	for i, want := range []time.Time{now, jump, early.Time} {
+		if f := &unit.frames[i]; f.Accepted != now.UnixNano() || f.Time != want.UnixNano() {
+			t.Errorf("%d: accepted %v, time %v", i, time.Unix(0, f.Accepted), time.Unix(0, f.Time))
+		}
+	}
+}

@@ -47,6 +47,7 @@ func TestRecordedCommandsForAnyPartitioning(t *testing.T) {
 	n := serve(t, cfg)
 	runs.rerun(t, n.url)
 	n.stop()
+	lettersHistory(t, cfg)
 	commands := recordedCommands(t, cfg)
 	kinds := map[string]int{}
 	for _, c := range commands {
@@ -92,6 +93,7 @@ func digestsOf(t *testing.T, path string, number, partitions int) map[string]str
 	if err != nil {
 		t.Fatal(err)
 	}
+	addLetters(t, s, d)
 	return d
 }
 
@@ -158,6 +160,9 @@ func postChats(t *testing.T, url string) {
 		postJSON(t, url, "/api/usage/ingest", map[string]any{"events": []any{eventNow(app, id, chat, 90)}})
 		if i%5 == 0 {
 			postJSON(t, url, "/api/usage/events/"+id+"/amend", map[string]any{"app_id": app, "input_tokens": i})
+		}
+		if i%4 == 1 {
+			postJSON(t, url, "/api/chats/"+chat+"/usage/summary", map[string]any{"app_id": app})
 		}
 	}
 }
@@ -250,10 +255,12 @@ func sendJSON(t *testing.T, method, url, path string, body any) {
 	}
 }
 
-// recordedCommand is a command and the number of its group.
+// recordedCommand is a command with the number of its group, and the subject of that,
+// which the id of a dead letter follows from.
 type recordedCommand struct {
-	group int
-	frame schemas.CommandFrame
+	group   int
+	subject string
+	frame   schemas.CommandFrame
 }
 
 // recordedCommands reads the command stream of a node with one partition.
@@ -286,7 +293,7 @@ func recordedCommands(t *testing.T, cfg Config) (list []recordedCommand) {
 		}
 		for _, c := range g.Commands {
 			if !slices.Contains(notRepublished, c.Kind) {
-				list = append(list, recordedCommand{n, c})
+				list = append(list, recordedCommand{n, m.Subject, c})
 			}
 		}
 	}
@@ -325,8 +332,9 @@ func shareOf(t *testing.T, c schemas.CommandFrame, number, partitions int) (_ sc
 
 // republished is the stream of one partition.
 type republished struct {
-	groups [][]schemas.CommandFrame
-	next   int
+	subject string
+	groups  [][]schemas.CommandFrame
+	next    int
 }
 
 func (s *republished) Open(context.Context, schemas.Checkpoint) (int64, error) { return 1, nil }
@@ -338,7 +346,7 @@ func (s *republished) Next(ctx context.Context) (schemas.StreamMessage, error) {
 	}
 	g := s.groups[s.next]
 	s.next++
-	return schemas.StreamMessage{Seq: uint64(s.next), Time: time.Unix(0, g[0].Accepted), Data: schemas.AppendGroup(nil, g)}, nil
+	return schemas.StreamMessage{Subject: s.subject, Seq: uint64(s.next), Time: time.Unix(0, g[0].Accepted), Data: schemas.AppendGroup(nil, g)}, nil
 }
 
 func republish(t *testing.T, path string, number, partitions, perTransaction int, commands []recordedCommand) {
@@ -351,7 +359,7 @@ func republish(t *testing.T, path string, number, partitions, perTransaction int
 			continue
 		}
 		if c.group != last {
-			src.groups, last = append(src.groups, nil), c.group
+			src.subject, src.groups, last = c.subject, append(src.groups, nil), c.group
 		}
 		at := len(src.groups) - 1
 		src.groups[at] = append(src.groups[at], frame)

@@ -111,6 +111,30 @@ func TestFactsOfThisProgramPass(t *testing.T) {
 	expect(t, "no JSON", v.checkFact([]byte(`{`)), "EOF")
 }
 
+// Facts about the usage of a chat have the number of their first item, as the document says.
+func TestFactsAboutChatsPass(t *testing.T) {
+	event := schemas.UsageEvent{EventID: "e", Timestamp: 1, AppID: "a", ChatID: "c", UserID: "u", Model: "m", InputTokens: 1, TotalTokens: 1}
+	full := event
+	full.WorkflowID, full.AgentName, full.InvocationID, full.DurationSec, full.Cached = "w", "a", "i", 1e-7, true
+	summary := schemas.ChatSummary{EventID: "FJOPJ27DJ9D0Q2G3S0TKQTIJ20.1", At: 1, ChatUsage: schemas.ChatUsage{AppID: "a", ChatID: "c", UserID: "u"}}
+	ended := summary
+	ended.RunID, ended.WorkflowName = "r", "w"
+	for name, data := range map[string]func([]byte) []byte{
+		schemas.ChatUsageDelta.Name: func(b []byte) []byte {
+			return schemas.AppendChatUsageDelta(b, "a", "c", 1, 1, []schemas.UsageEvent{event, full})
+		},
+		schemas.ChatUsageSummary.Name:          summary.AppendJSON,
+		schemas.ChatUsageSummary.Name + " run": ended.AppendJSON,
+	} {
+		kind, _, _ := strings.Cut(name, " ")
+		cause := schemas.Cause{ID: "c", Source: "//mozaiks.ai/grout/http"}
+		head := schemas.FactHead{Kind: kind, AppID: "a", ID: schemas.FactID(cause, 1), Subject: schemas.ChatSubject("c"), Time: 1, Sequence: 1, ChatSequence: 17, Cause: cause}
+		whole := schemas.AppendFact(nil, &head, data)
+		v.CheckFact(t, whole)
+		expect(t, name, v.checkFact([]byte(strings.Replace(string(whole), `"chatsequence":"17",`, ``, 1))), "chatsequence")
+	}
+}
+
 // Facts about runs are held against the document, under whatever name a plugin publishes.
 func TestFactsAboutRunsPass(t *testing.T) {
 	run := schemas.Run{
@@ -120,13 +144,18 @@ func TestFactsAboutRunsPass(t *testing.T) {
 	render := func(kind string, data func([]byte) []byte) string {
 		cause := schemas.Cause{ID: "c", Source: "//mozaiks.ai/grout/http"}
 		head := schemas.FactHead{Kind: kind, AppID: "a", ID: schemas.FactID(cause, 1), Subject: schemas.RunSubject("r"), Time: 1, Sequence: 1, Cause: cause}
+		head.ChatSequence = uint64(schemas.ChatItems(kind, 0)) // the number of the first item of a chat
 		return string(schemas.AppendFact(nil, &head, data))
 	}
 	for step := schemas.StepRunStarted; step <= schemas.StepToolCompleted; step++ {
 		e := schemas.RunEvent{Step: step, Status: step.Statuses()[0], RunID: "r", EventID: "e", AppID: "a", Sequence: 1, Attempt: 1}
 		v.CheckFact(t, []byte(render(step.Kind(), schemas.RunFact(&e).AppendJSON)))
 		e.Agent, e.Tool, e.Message, e.Metadata, e.HasCost, e.HasTokens = "w", "s", "m", []byte(`{"k":[1]}`), true, true
-		v.CheckFact(t, []byte(render(step.Kind(), schemas.RunFact(&e).AppendJSON)))
+		whole := render(step.Kind(), schemas.RunFact(&e).AppendJSON)
+		v.CheckFact(t, []byte(whole))
+		for _, number := range []string{``, `"chatsequence":"0",`, `"chatsequence":"01",`, `"chatsequence":1,`} {
+			expect(t, "its number is "+number, v.checkFact([]byte(strings.Replace(whole, `"chatsequence":"1",`, number, 1))), "chatsequence")
+		}
 	}
 	executed := render(schemas.PluginExecuted.Name, schemas.ExecutedFact(&run).AppendJSON)
 	v.CheckFact(t, []byte(executed))
@@ -136,4 +165,5 @@ func TestFactsAboutRunsPass(t *testing.T) {
 	expect(t, "grout's own name", v.checkFact([]byte(render(schemas.PluginExecuted.Name, published))), "duration_ms")
 	expect(t, "no name of a fact", v.checkFact([]byte(render("plugin.Report", published))), "not documented")
 	expect(t, "unknown field", v.checkFact([]byte(strings.Replace(executed, `"attempt":1`, `"attempt":1,"more":1`, 1))), "more")
+	expect(t, "no item of a chat", v.checkFact([]byte(strings.Replace(executed, `"data":`, `"chatsequence":"1","data":`, 1))), "chatsequence")
 }
