@@ -42,7 +42,7 @@ lint: ## formatting, vet and staticcheck
 .PHONY: check
 check: lint ## all that CI runs: lint, tests with the race detector, a few kills
 	@echo "== tests"
-	go test -race -shuffle=on -timeout 15m ./...
+	go test -race -shuffle=on -timeout 20m ./...
 	@echo "== kills"
 	@$(MAKE) --no-print-directory faults KILLS=20
 
