@@ -152,15 +152,19 @@ func TestPrintedCommands(t *testing.T) {
 				continue
 			}
 			out, _ := shell(t, dir, "timeout 5 "+line)
-			if !strings.Contains(out, "ai.mozaiks.usage.recorded.v1") {
+			want := "ai.mozaiks.usage.recorded.v1"
+			if strings.Contains(line, " pub ") {
+				want = "Stored in Stream: MOZAIKS_IN"
+			}
+			if !strings.Contains(out, want) {
 				t.Errorf("%s\n%s", line, out)
 			}
 		}
 	}
-	if tried != 3 {
-		t.Errorf("%d commands were printed, want 3:\n%s", tried, printed)
+	if tried != 4 {
+		t.Errorf("%d commands were printed, want 4:\n%s", tried, printed)
 	}
-	for _, secret := range []string{"internal_api_key", "service_key", "jwt_secret", "nats_consumer_password", "nats_admin_password", "nats_plugin_password"} {
+	for _, secret := range []string{"internal_api_key", "service_key", "jwt_secret", "nats_platform_password", "nats_consumer_password", "nats_admin_password", "nats_plugin_password"} {
 		value, err := os.ReadFile(filepath.Join(dir, "data", "secrets", secret))
 		if err != nil {
 			t.Fatal(err)

