@@ -140,7 +140,7 @@ func rate(events int64, elapsed time.Duration) int64 {
 // thousands writes a count of zero or more with separators.
 func thousands(n int64) string {
 	digits := strconv.FormatInt(n, 10)
-	for i := len(digits) - 3; i > 0; i -= 3 {
+	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
 		digits = digits[:i] + "," + digits[i:]
 	}
 	return digits

@@ -152,7 +152,7 @@ func printRuns(out io.Writer, text []byte) error {
 func newRunsShow() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show RUN",
-		Short: "Print a run and its events",
+		Short: "Print a run, what it and its agents have used, and its events",
 		Args:  cobra.ExactArgs(1),
 	}
 	format := outputFlag(cmd)
@@ -164,7 +164,7 @@ func newRunsShow() *cobra.Command {
 		own := url.Values{"app_id": {appOf(*appID)}}
 		page := url.Values{"app_id": own["app_id"], "limit": {strconv.Itoa(*limit)}}
 		if *after > 0 {
-			page.Set("after", strconv.FormatInt(*after, 10))
+			page.Set("cursor", strconv.FormatInt(*after, 10))
 		}
 		return withServer(cmd, func(ctx context.Context, to *sender) error {
 			run, err := to.ask(ctx, http.MethodGet, path, own, nil)
@@ -175,13 +175,17 @@ func newRunsShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printRun(cmd.OutOrStdout(), *format, run, events)
+			usage, err := to.ask(ctx, http.MethodGet, path+"/usage", own, nil)
+			if err != nil { // the run is worth showing without it
+				fmt.Fprintf(cmd.ErrOrStderr(), "what the run has used is not known: %v\n", err)
+			}
+			return printRun(cmd.OutOrStdout(), *format, run, events, usage)
 		})
 	}
 	return cmd
 }
 
-func printRun(out io.Writer, format output, run, events []byte) error {
+func printRun(out io.Writer, format output, run, events, usage []byte) error {
 	var page struct {
 		Events []json.RawMessage
 		Next   *string `json:"next_cursor"`
@@ -190,13 +194,16 @@ func printRun(out io.Writer, format output, run, events []byte) error {
 		return err
 	}
 	if format == "json" {
-		return printJSON(out, map[string]any{"run": json.RawMessage(run), "events": page.Events, "next_cursor": page.Next})
+		return printJSON(out, map[string]any{"run": json.RawMessage(run), "usage": json.RawMessage(usage), "events": page.Events, "next_cursor": page.Next})
 	}
 	var r runRow
 	if err := decodeAnswer(run, &r); err != nil {
 		return err
 	}
 	printRunHead(out, &r)
+	if err := printRunUsage(out, usage); err != nil {
+		return err
+	}
 	if len(page.Events) == 0 {
 		return nil
 	}

@@ -110,6 +110,7 @@ type memoryRuns struct {
 	ended func(ctx context.Context, id string) (*schemas.Run, error)
 	list  func(q schemas.RunQuery) (schemas.RunPage, error)
 	page  func(behind int64, limit int) (RunEventPage, error)
+	usage func(ctx context.Context, r *schemas.Run) (*schemas.RunUsage, error)
 }
 
 func (m *memoryRuns) put(r *schemas.Run) {
@@ -142,6 +143,16 @@ func (m *memoryRuns) RunEvents(_ context.Context, _, _ string, behind int64, lim
 		return RunEventPage{}, nil
 	}
 	return m.page(behind, limit)
+}
+
+func (m *memoryRuns) RunUsage(ctx context.Context, app, id string) (*schemas.RunUsage, error) {
+	m.mu.Lock()
+	r := m.runs[app+"/"+id]
+	m.mu.Unlock()
+	if m.usage == nil {
+		return &schemas.RunUsage{Run: r}, nil
+	}
+	return m.usage(ctx, r)
 }
 
 func (m *memoryRuns) RunOfKey(_ context.Context, app, user, plugin, key string) (*schemas.Run, error) {

@@ -75,6 +75,8 @@ type Runs interface {
 	RunList(ctx context.Context, q schemas.RunQuery) (schemas.RunPage, error)
 	// RunEvents gives the events of a run behind a sequence, at most so many.
 	RunEvents(ctx context.Context, app, id string, behind int64, limit int) (RunEventPage, error)
+	// RunUsage sums up the events of a run, in all and by agent; nil when there is no such run.
+	RunUsage(ctx context.Context, app, id string) (*schemas.RunUsage, error)
 	// RunOfKey gives the run that an idempotency key stands for; nil when it stands for none.
 	RunOfKey(ctx context.Context, app, user, plugin, key string) (*schemas.Run, error)
 	// Ended waits until a run has ended, and gives it.

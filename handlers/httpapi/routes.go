@@ -50,6 +50,7 @@ func (s *Server) routes() []route {
 		{"GET", "/api/runs", keysOrUser, s.runList},
 		{"GET", "/api/runs/:run_id", keysOrUser, s.runOne},
 		{"GET", "/api/runs/:run_id/events", keysOrUser, s.runEvents},
+		{"GET", "/api/runs/:run_id/usage", keysOrUser, s.runUsage},
 		{"POST", "/api/runs/:run_id/cancel", keysOrUser, s.cancelRun},
 		{"GET", "/api/dlq", keys, s.letters},
 		{"GET", "/api/dlq/:letter_id", keys, s.letter},

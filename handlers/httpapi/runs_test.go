@@ -1,6 +1,8 @@
 package httpapi
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -164,4 +166,49 @@ func TestReportRuns(t *testing.T) {
 	log.answer = func(*schemas.CommandFrame) Pending { return memoryPending{stored: &Receipt{Seq: 1}} }
 	slow := serve(t, func(o *Options) { o.Commands, o.WaitLimit = log, 10*time.Millisecond })
 	slow.do("POST", path, one("a", "r", "run_started")).is(202).body(`{"status":"accepted","events":1}`)
+}
+
+func TestRunUsage(t *testing.T) {
+	s := serve(t, knownUsers)
+	r := annsRun("r 1", schemas.RunCompleted)
+	r.EndedAt, r.ChatID = r.StartedAt+1_500_000_000, "c"
+	s.runs.put(r)
+	one := schemas.RunTotals{
+		UsageSums: schemas.UsageSums{Events: 2, InputTokens: 3, OutputTokens: 4, TotalTokens: 7, CachedTokens: 1, ReasoningTokens: 1, Cost: schemas.AmountOf(1)},
+		Duration:  schemas.AmountOf(2_500_000_000),
+	}
+	s.runs.usage = func(_ context.Context, r *schemas.Run) (*schemas.RunUsage, error) {
+		return &schemas.RunUsage{Run: r, Totals: one, Agents: []schemas.AgentTotals{{RunTotals: schemas.RunTotals{}}, {Agent: "x \"y\"", RunTotals: one}}, ExpiredUntil: r.StartedAt}, nil
+	}
+	const (
+		figures = `"events":2,"input_tokens":3,"output_tokens":4,"total_tokens":7,"cached_tokens":1,"reasoning_tokens":1,"cost":0.000000001,"duration_sec":2.5`
+		zeros   = `"events":0,"input_tokens":0,"output_tokens":0,"total_tokens":0,"cached_tokens":0,"reasoning_tokens":0,"cost":0,"duration_sec":0`
+		text    = `{"run_id":"r 1","app_id":"app_1","chat_id":"c","user_id":"ann","status":"completed","started_at":"2026-01-26T15:30:00Z","ended_at":"2026-01-26T15:30:01.5Z","duration_sec":1.5,` +
+			`"expired_until":"2026-01-26T15:30:00Z","totals":{` + figures + `},"agents":[{"agent_name":"",` + zeros + `},{"agent_name":"x \"y\"",` + figures + `}]}`
+	)
+	for _, who := range []string{asAnn, asAdmin, "X-Internal-API-Key: " + internalKey} {
+		s.do("GET", "/api/runs/r%201/usage", nil, who).is(200).body(text)
+	}
+	s.do("GET", "/api/runs/r%201/usage?limit=1", nil).is(422, schemas.CodeValidation)
+	s.do("GET", "/api/runs/r%201/usage?app_id=other", nil).is(404, schemas.CodeNotFound)
+	s.do("GET", "/api/runs/none/usage", nil, asAnn).is(404).detail("The app has no run with this id")
+	s.do("GET", "/api/runs/r%201/usage", nil, "-").is(401)
+	for want, answer := range map[int]error{
+		422: schemas.Errorf(schemas.CodeTooManyRows, "too many"),
+		503: fmt.Errorf("walk: %w", context.DeadlineExceeded),
+		500: errors.New("disk is gone"),
+	} {
+		s.runs.usage = func(context.Context, *schemas.Run) (*schemas.RunUsage, error) { return nil, answer }
+		s.do("GET", "/api/runs/r%201/usage", nil, asAnn).is(want)
+	}
+	s.runs.usage = func(context.Context, *schemas.Run) (*schemas.RunUsage, error) { return nil, nil } // expired meanwhile
+	s.do("GET", "/api/runs/r%201/usage", nil, asAnn).is(404)
+	s.runs.usage = nil
+	r.Status, r.EndedAt = schemas.RunInProgress, 0
+	if a := s.do("GET", "/api/runs/r%201/usage", nil, asAnn).is(200).json(); a["ended_at"] != nil || a["duration_sec"] == nil || fmt.Sprint(a["agents"]) != "[]" {
+		t.Errorf("%v", a)
+	}
+	r.UserID = "ben"
+	s.do("GET", "/api/runs/r%201/usage", nil, asAnn).is(404).detail("The app has no run with this id")
+	s.do("GET", "/api/runs/r%201/usage", nil, asAdmin).is(200)
 }

@@ -106,6 +106,7 @@ type Server struct {
 	calls             budget // what callers of plugins have sent, until it is in the log
 	unpackers         unpackers
 	parsing           chan struct{} // one token for each batch being parsed
+	summing           chan struct{} // one token for each run whose usage is being summed
 	patterns          map[string]bool
 	flights           flights
 	stopped           atomic.Bool
@@ -121,6 +122,7 @@ func New(o Options) *Server {
 		origins:  origins(o.Origins),
 		metrics:  newMetrics(o.Registry, o.Version),
 		parsing:  make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+		summing:  make(chan struct{}, maxRunSums),
 		patterns: map[string]bool{},
 	}
 	s.bodies.free.Store(max(maxBodyBytesInFlight, o.MaxBodyBytes+o.MaxUnpackedBytes))

@@ -94,6 +94,7 @@ func TestWhoMayCall(t *testing.T) {
 		"GET /api/runs":                                         keysOrUser,
 		"GET /api/runs/:run_id":                                 keysOrUser,
 		"GET /api/runs/:run_id/events":                          keysOrUser,
+		"GET /api/runs/:run_id/usage":                           keysOrUser,
 		"POST /api/runs/:run_id/cancel":                         keysOrUser,
 		"GET /api/dlq":                                          keys,
 		"GET /api/dlq/:letter_id":                               keys,

@@ -64,6 +64,15 @@ func (r *runPort) RunEvents(_ context.Context, app, id string, behind int64, lim
 	return page, err
 }
 
+// RunUsage implements httpapi.Runs.
+func (r *runPort) RunUsage(ctx context.Context, app, id string) (*schemas.RunUsage, error) {
+	p, err := (*reads)(r).partitionOf(app)
+	if err != nil {
+		return nil, err
+	}
+	return p.store.RunUsage(ctx, app, id)
+}
+
 // RunOfKey implements httpapi.Runs. A key stands for a run that ran for a day (contract §4).
 func (r *runPort) RunOfKey(_ context.Context, app, user, plugin, key string) (*schemas.Run, error) {
 	p, err := (*reads)(r).partitionOf(app)
