@@ -320,6 +320,19 @@ func (b *UsageBatch) DecodePayload(src []byte) error {
 
 // print fills Prints, so that the hashing is done where batches are decoded and
 // not where they are applied one after another.
+// OldestEvent gives the timestamp of the oldest usage event of a command, in nanoseconds
+// since 1970 UTC; math.MaxInt64 when it has none.
+func (c *CommandFrame) OldestEvent() int64 {
+	oldest := int64(math.MaxInt64)
+	var b UsageBatch
+	if c.Kind == UsageIngest.Name && b.DecodePayload(c.Payload) == nil {
+		for i := range b.Events {
+			oldest = min(oldest, b.Events[i].Timestamp)
+		}
+	}
+	return oldest
+}
+
 func (b *UsageBatch) print() {
 	b.Prints = slices.Grow(b.Prints[:0], len(b.Events))[:len(b.Events)]
 	var scratch []byte

@@ -133,6 +133,9 @@ func (s *Server) retryLetter(c echo.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the command of a dead letter: %w", err)
 	}
+	if err := s.Commands.Admits(l.Partition, frame.OldestEvent()); err != nil { // its events would be rejected
+		return err
+	}
 	return s.changeLetter(c, l, schemas.RetryLetter.Name, (&schemas.LetterRetry{ID: l.ID, Frame: frame}).EncodePayload(nil))
 }
 

@@ -19,6 +19,7 @@ type letterBox struct {
 	sent    []schemas.CommandFrame
 	in      []int // partitions
 	pending memoryPending
+	oldest  int64 // event that is taken
 }
 
 func (b *letterBox) Letter(_ context.Context, id string) (*DeadLetter, error) {
@@ -37,7 +38,12 @@ func (b *letterBox) Command(_ context.Context, l *DeadLetter) (schemas.CommandFr
 
 func (b *letterBox) Waiting() int64 { return int64(len(b.letters)) }
 
-func (b *letterBox) Admits(int, int64) error { return nil }
+func (b *letterBox) Admits(_ int, oldest int64) error {
+	if oldest < b.oldest {
+		return schemas.Errorf(schemas.CodeClockJump, "the clock is in doubt")
+	}
+	return nil
+}
 
 func (b *letterBox) Submit(partition int, f schemas.CommandFrame) (Pending, error) {
 	b.sent, b.in = append(b.sent, f), append(b.in, partition)
@@ -100,6 +106,16 @@ func TestRetryAndDrop(t *testing.T) {
 		return f, schemas.Errorf(schemas.CodeNotRetryable, "no command")
 	}
 	s.do("POST", "/api/dlq/waits/retry", nil).is(http.StatusConflict, schemas.CodeNotRetryable)
+	sent := len(box.sent)
+	box.oldest = 1000
+	box.command = func(*DeadLetter) (schemas.CommandFrame, error) {
+		b := schemas.UsageBatch{BatchID: "b", Events: []schemas.UsageEvent{{AppID: "a", EventID: "e", Timestamp: 999}, {AppID: "a", EventID: "f", Timestamp: 2000}}}
+		return schemas.CommandFrame{Kind: schemas.UsageIngest.Name, ID: "c-1", Source: "//example.org/p", Payload: b.EncodePayload(nil)}, nil
+	}
+	s.do("POST", "/api/dlq/waits/retry", nil).is(http.StatusServiceUnavailable, schemas.CodeClockJump)
+	if len(box.sent) != sent {
+		t.Error("events were sent again that would be rejected")
+	}
 	s.api.StopAccepting()
 	s.do("POST", "/api/dlq/waits/retry", nil).is(http.StatusServiceUnavailable)
 }

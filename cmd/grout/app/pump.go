@@ -10,13 +10,16 @@ import (
 	"grout/handlers"
 	"grout/handlers/httpapi"
 	"grout/schemas"
+	"grout/store"
 )
 
 // How long the pump waits before it tries again what the log does not take now, how long
-// for outcomes, and how long messages stay in their stream once they are in the log.
+// for a clock that has made a step to be set right, how long for outcomes, and how long
+// messages stay in their stream once they are in the log.
 const (
 	pumpAgain       = 10 * time.Millisecond
 	pumpAgainAtMost = time.Second
+	pumpDoubts      = 10 * time.Minute
 	pumpOutcomes    = 2 * time.Second
 	pumpRemoves     = 100 * time.Millisecond
 	pumpRemovesAt   = 1000 // messages
@@ -116,7 +119,7 @@ func (u *pump) bring(ctx context.Context, list []schemas.StreamMessage) bool {
 			}
 			unit = brought{}
 		}
-		unit.add(&c, list[i].Seq)
+		unit.add(&c, &list[i])
 	}
 	return u.store(ctx, &unit)
 }
@@ -124,23 +127,45 @@ func (u *pump) bring(ctx context.Context, list []schemas.StreamMessage) bool {
 // brought is what one group is going to hold of the messages.
 type brought struct {
 	frames  []schemas.CommandFrame
-	stored  []bool // for each: its time is when it was stored
+	made    []from // for each frame
 	bytes   int
-	oldest  int64 // timestamp of the oldest event
 	through uint64
+}
+
+// from is what a command was made of.
+type from struct {
+	message *schemas.StreamMessage
+	stored  bool  // its time is when the message was stored
+	oldest  int64 // timestamp of its oldest event
 }
 
 func (b *brought) fits(f *schemas.CommandFrame) bool {
 	return len(b.frames) == 0 || len(b.frames) < maxShare && b.bytes+f.FrameSize() <= maxShareBytes
 }
 
-func (b *brought) add(c *schemas.PublicCommand, seq uint64) {
-	if len(b.frames) == 0 {
-		b.oldest = c.Oldest
-	}
-	b.frames, b.stored = append(b.frames, c.CommandFrame), append(b.stored, c.Stored)
+func (b *brought) add(c *schemas.PublicCommand, m *schemas.StreamMessage) {
+	b.frames, b.made = append(b.frames, c.CommandFrame), append(b.made, from{m, c.Stored, c.Oldest})
 	b.bytes += c.FrameSize()
-	b.oldest, b.through = min(b.oldest, c.Oldest), seq
+	b.through = m.Seq
+}
+
+// settle puts aside what only a clock in doubt calls too old, as dead letters: sent again
+// when the clock is believed or set right, they are judged. Until that was possible for a
+// while they wait, and so does the group.
+func (b *brought) settle(clock store.Clock, now int64, created int64) error {
+	for i := range b.made {
+		why := handlers.JudgeOldest(clock, b.made[i].oldest, now)
+		if why == nil {
+			continue
+		}
+		if clock.Doubt == 0 || now-clock.StepAt < int64(pumpDoubts) { // without: the next tick notes the step
+			return why
+		}
+		c := schemas.PublicCommand{Oldest: b.made[i].oldest, CommandFrame: b.frames[i]}
+		c = c.Letter(b.made[i].message, created, why)
+		b.frames[i], b.made[i].oldest = c.CommandFrame, c.Oldest
+	}
+	return nil
 }
 
 // stamp says when the commands were accepted. A message cannot have been stored later: one
@@ -148,7 +173,7 @@ func (b *brought) add(c *schemas.PublicCommand, seq uint64) {
 func (b *brought) stamp(now int64) {
 	for i := range b.frames {
 		b.frames[i].Accepted = now
-		if b.stored[i] {
+		if b.made[i].stored {
 			b.frames[i].Time = min(b.frames[i].Time, now)
 		}
 	}
@@ -196,10 +221,10 @@ func (u *pump) submit(ctx context.Context, unit *brought) ([]*bus.Pending, error
 	if err := u.node.takes(p, now); err != nil {
 		return nil, err
 	}
-	unit.stamp(now)
-	if why := handlers.JudgeOldest(p.store.Clock().Clock, unit.oldest, now); why != nil {
-		return nil, why
+	if err := unit.settle(p.store.Clock().Clock, now, u.inbox.Created()); err != nil {
+		return nil, err
 	}
+	unit.stamp(now)
 	pending, err := p.publisher.SubmitAll(unit.frames)
 	if err != nil {
 		return nil, err

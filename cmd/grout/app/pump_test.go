@@ -353,12 +353,67 @@ func TestCommandStoredDuringAJump(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		unit.add(&c, m.Seq)
+		unit.add(&c, m)
 	}
 	unit.stamp(now.UnixNano())
 	for i, want := range []time.Time{now, jump, early.Time} {
 		if f := &unit.frames[i]; f.Accepted != now.UnixNano() || f.Time != want.UnixNano() {
 			t.Errorf("%d: accepted %v, time %v", i, time.Unix(0, f.Accepted), time.Unix(0, f.Time))
+		}
+	}
+}
+
+// What only a clock in doubt calls too old holds up nothing but for a while: then it is a
+// dead letter, and its neighbours are commands.
+func TestOldEventsWhileTheClockIsInDoubt(t *testing.T) {
+	const seconds, hour = int64(time.Second), int64(time.Hour)
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano()
+	message := func(at int64) *schemas.StreamMessage {
+		return &schemas.StreamMessage{
+			Subject: "mozaiks.v1.in.platform.0.a.usage.ingest", Seq: 7, Time: time.Unix(0, now), Header: map[string][]string{"Nats-Msg-Id": {"m"}},
+			Data: fmt.Appendf(nil, `{"events":[{"event_id":"e","timestamp":%q,"app_id":"a","user_id":"u","model":"m","input_tokens":1,"output_tokens":1}]}`, time.Unix(0, at).UTC().Format(time.RFC3339Nano)),
+		}
+	}
+	young, doubted, old := now-hour, now-schemas.MaxEventAge-hour, now-schemas.MaxEventAge-3*hour
+	step := func(age int64) store.Clock {
+		return store.Clock{LastTick: now - age, Steps: 1, StepAt: now - age, StepBy: 2 * hour, Wait: schemas.TicksAfterStep, Doubt: 2 * hour}
+	}
+	for _, c := range []struct {
+		name  string
+		clock store.Clock
+		want  []string // kinds; none: all wait
+	}{
+		{"believed", store.Clock{LastTick: now}, []string{"usage.ingest", "usage.ingest", "usage.ingest"}},
+		{"before the tick that shows the step", store.Clock{LastTick: now - 2*hour}, nil},
+		{"a step just now", step(0), nil},
+		{"a step nearly too long ago to wait", step(int64(pumpDoubts) - seconds), nil},
+		{"a step ten minutes ago", step(int64(pumpDoubts)), []string{"usage.ingest", "letter.file", "usage.ingest"}},
+	} {
+		var unit brought
+		for _, at := range []int64{young, doubted, old} {
+			m := message(at)
+			command, fault := schemas.DecodePublic(m, 1)
+			if fault != nil {
+				t.Fatal(fault)
+			}
+			unit.add(&command, m)
+		}
+		for range 2 { // also when the log does not take it at once
+			err := unit.settle(c.clock, now, 1)
+			if (err == nil) != (c.want != nil) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
+		unit.stamp(now)
+		for i, kind := range c.want {
+			f := &unit.frames[i]
+			if f.Kind != kind || f.Accepted != now || f.AppID != "a" {
+				t.Errorf("%s: command %d is %+v", c.name, i, f)
+			}
+			var letter schemas.LetterFiling
+			if kind == schemas.FileLetter.Name && (letter.DecodePayload(f.Payload) != nil || letter.Code != schemas.CodeClockJump || letter.Cause.ID != "m" || string(letter.Original.Data) != string(message(doubted).Data)) {
+				t.Errorf("%s: the letter is %+v", c.name, letter)
+			}
 		}
 	}
 }
