@@ -276,7 +276,7 @@ func TestLargeFolder(t *testing.T) {
 // As root, a worker is in a control group of its own that bounds its processes, where such
 // groups can be made. It goes with the worker.
 func TestTaskGroup(t *testing.T) {
-	base, _ := groupBase()
+	base, _ := groupBase(controllerTasks)
 	if base == "" {
 		t.Skip("no control groups can be made here")
 	}
@@ -326,7 +326,7 @@ def execute(data):
 // What has detached itself goes with a supervisor that is killed, too, where its worker has
 // a control group.
 func TestDetachedEndWithTheSupervisor(t *testing.T) {
-	if base, _ := groupBase(); base == "" {
+	if base, _ := groupBase(controllerTasks); base == "" {
 		t.Skip("no control groups can be made here")
 	}
 	w := newWorkshop(t)

@@ -28,7 +28,7 @@ func Confinement(user *Credential) (holds, lacks []string) {
 	case user == nil:
 		lacks = append(lacks, "plugins can set the limits of grout's processes, by which these end (seccomp)")
 	}
-	if base, _ := groupBase(); base == "" && os.Geteuid() == 0 && (user == nil || user.UID == 0) {
+	if base, _ := groupBase(controllerTasks); base == "" && os.Geteuid() == 0 && (user == nil || user.UID == 0) {
 		lacks = append(lacks, "plugins can use up the processes that this machine has, as root may have any number and control groups cannot be made (set a user for workers)")
 	}
 	return holds, lacks

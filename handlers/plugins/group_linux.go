@@ -15,17 +15,29 @@ import (
 // follows.
 const groupName = "grout-worker-"
 
+// Controllers of control groups, and the share of a group in version 1: it weighs as much as
+// a process of the priority niceWorker.
+const (
+	controllerTasks  = "pids"
+	controllerShares = "cpu"
+	workerShares     = 335
+)
+
 // taskGroup bounds how many processes and threads a worker has, those that have ended and
 // were not waited for included. The kernel keeps no other limit of that for root: a worker
 // could use up those of the machine, and a Go program that is given no thread ends.
+//
+// Where the kernel also shares processors out by groups, a worker has the share of one
+// process, however many it starts and whatever sessions they make.
 type taskGroup struct {
 	path    string
-	threads bool // it takes single threads, so that nothing starts outside of it
+	threads bool   // it takes single threads, so that nothing starts outside of it
+	shares  string // directory of its share of the processors; empty: there is none
 }
 
-// groupBase is where groups can be made; empty: nowhere. Version 1 of control groups is
-// asked first, as it has the controller when it is there.
-func groupBase() (dir string, threads bool) {
+// groupBase is where groups of a controller can be made; empty: nowhere. Version 1 of
+// control groups is asked first, as it has the controller when it is there.
+func groupBase(controller string) (dir string, threads bool) {
 	text, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil || os.Geteuid() != 0 {
 		return "", false
@@ -35,13 +47,13 @@ func groupBase() (dir string, threads bool) {
 		if len(part) != 3 {
 			continue
 		}
-		if slices.Contains(strings.Split(part[1], ","), "pids") {
-			return writableDir(filepath.Join("/sys/fs/cgroup/pids", part[2])), true
+		if slices.Contains(strings.Split(part[1], ","), controller) {
+			return writableDir(filepath.Join("/sys/fs/cgroup", controller, part[2])), true
 		}
 		if part[0] == "0" && dir == "" {
 			at := filepath.Join("/sys/fs/cgroup", part[2])
 			passed, _ := os.ReadFile(filepath.Join(at, "cgroup.subtree_control"))
-			if slices.Contains(strings.Fields(string(passed)), "pids") {
+			if slices.Contains(strings.Fields(string(passed)), controller) {
 				dir = writableDir(at)
 			}
 		}
@@ -60,7 +72,7 @@ func writableDir(dir string) string {
 
 // newTaskGroup makes the group of this supervisor's worker; nil where there is none.
 func newTaskGroup() *taskGroup {
-	base, threads := groupBase()
+	base, threads := groupBase(controllerTasks)
 	if base == "" {
 		return nil
 	}
@@ -73,7 +85,43 @@ func newTaskGroup() *taskGroup {
 		g.remove()
 		return nil
 	}
+	g.share()
 	return g
+}
+
+// share gives the group a share of the processors, where that can be had.
+func (g *taskGroup) share() {
+	base, threads := groupBase(controllerShares)
+	if base == "" || threads != g.threads {
+		return
+	}
+	dir := filepath.Join(base, filepath.Base(g.path))
+	if threads {
+		sweepGroups(base)
+		if os.Mkdir(dir, 0o755) != nil {
+			return
+		}
+	}
+	g.shares = dir
+	g.yield(false)
+}
+
+// yield lets the group run when nothing else wants to, or again like everything else.
+func (g *taskGroup) yield(yes bool) {
+	if g == nil || g.shares == "" {
+		return
+	}
+	set := func(file, value string) { _ = os.WriteFile(filepath.Join(g.shares, file), []byte(value), 0) }
+	if yes {
+		set("cpu.idle", "1")
+		return
+	}
+	set("cpu.idle", "0") // which also takes the weight back
+	if g.threads {
+		set("cpu.shares", strconv.Itoa(workerShares))
+	} else {
+		set("cpu.weight.nice", strconv.Itoa(niceWorker))
+	}
 }
 
 // sweepGroups removes those of supervisors that were killed; one that is in use stays.
@@ -89,8 +137,13 @@ func sweepGroups(base string) {
 
 // enter takes the calling thread in, with what it will start.
 func (g *taskGroup) enter() {
-	if g != nil && g.threads {
-		_ = os.WriteFile(filepath.Join(g.path, "tasks"), []byte("0"), 0)
+	if g == nil || !g.threads {
+		return
+	}
+	for _, dir := range []string{g.path, g.shares} {
+		if dir != "" {
+			_ = os.WriteFile(filepath.Join(dir, "tasks"), []byte("0"), 0)
+		}
 	}
 }
 
@@ -102,15 +155,19 @@ func (g *taskGroup) take(pid int) {
 }
 
 func (g *taskGroup) remove() {
-	if g != nil {
-		_ = os.Remove(g.path)
+	if g == nil {
+		return
+	}
+	_ = os.Remove(g.path)
+	if g.shares != "" {
+		_ = os.Remove(g.shares)
 	}
 }
 
 // endGroup ends what a supervisor that was killed has left in the group of its worker, also
 // what had detached itself.
 func endGroup(supervisor int) {
-	base, _ := groupBase()
+	base, _ := groupBase(controllerTasks)
 	if base == "" {
 		return
 	}
@@ -126,6 +183,9 @@ func endGroup(supervisor int) {
 			}
 		}
 		if os.Remove(filepath.Join(base, name)) == nil {
+			if shares, _ := groupBase(controllerShares); shares != "" {
+				_ = os.Remove(filepath.Join(shares, name))
+			}
 			return
 		}
 		moment := time.NewTimer(time.Millisecond)

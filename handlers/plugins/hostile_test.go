@@ -3,6 +3,7 @@
 package plugins
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -162,7 +163,10 @@ func TestHostile(t *testing.T) {
 			}
 		})
 		for range times {
-			one := w.worker(p)
+			one, err := w.start(p) // which nothing keeps when it has ended
+			if err != nil {
+				t.Fatal(err)
+			}
 			r, took := ask(p, one, map[string]any{}, func(string, []byte) error { return refusal })
 			switch {
 			case h.result != "":
@@ -480,26 +484,27 @@ func TestNeighbours(t *testing.T) {
 		{"prints", "while True: os.write(1, b'x' * 100000)"},
 	} {
 		bad := w.plugin(hostileHead+h.body, func(m *manifest) { m.Limits.Timeout, m.Limits.MemoryBytes = time.Second, 128<<20 })
-		stop, stopped := make(chan struct{}), make(chan struct{})
+		again, stop := context.WithCancel(t.Context())
+		stopped := make(chan struct{})
 		go func() {
 			defer close(stopped)
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for crashes := 0; again.Err() == nil; {
 				other, err := w.start(bad)
 				if err != nil {
 					t.Errorf("%s: %v", h.name, err)
 					return
 				}
-				ask(bad, other, map[string]any{}, nil)
+				if r, _ := ask(bad, other, map[string]any{}, nil); !errors.Is(r.fault, errTimedOut) {
+					crashes++
+				}
 				other.stop()
+				if crashes > freeCrashes { // as in its pool
+					pause(again, backoff(crashes-freeCrashes, crashWait))
+				}
 			}
 		}()
 		p50, p99 := measure()
-		close(stop)
+		stop()
 		<-stopped
 		t.Logf("beside a plugin that %s: p50 %s, p99 %s (%.1f times)", h.name, p50, p99, float64(p99)/float64(alone99))
 	}

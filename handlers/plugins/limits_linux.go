@@ -20,8 +20,13 @@ const (
 	// maxOrphans is how many processes of a call may end behind a parent that has left them:
 	// each needs a number until the supervisor has waited for it.
 	maxOrphans = 1000
-	// heavyAfter is the processor time of a call after which its worker yields to everything.
-	heavyAfter = 100 * time.Millisecond
+	// heavyAfter is the processor time of a call after which its worker yields to everything,
+	// and startAfter that of a start.
+	heavyAfter = 30 * time.Millisecond
+	startAfter = 100 * time.Millisecond
+
+	// earlyLooks are made soon one after the other, as a call may become heavy.
+	earlyLooks = 10
 
 	sampleNow   = 2 * time.Millisecond
 	sampleSoon  = 10 * time.Millisecond
@@ -37,6 +42,8 @@ type sampler struct {
 	tree   *tree
 	memory int64
 
+	called   bool          // by now, beyond the start
+	looks    int           // at the call
 	base     time.Duration // processor time before the call, from the first look at it on
 	based    bool
 	orphans  int           // at that look
@@ -52,7 +59,7 @@ type sampler struct {
 }
 
 // begin starts to count for a call. What it uses until the first look is not worth one.
-func (s *sampler) begin(cpu time.Duration) { s.based, s.cpu = false, cpu }
+func (s *sampler) begin(cpu time.Duration) { s.called, s.based, s.cpu, s.looks = true, false, cpu, 0 }
 
 // look measures once. The text tells which limit is broken; next is when to look again.
 func (s *sampler) look(calling bool) (broken string, next time.Duration) {
@@ -84,7 +91,7 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 		if s.cpu > 0 && spent > s.cpu {
 			return "it used more than " + seconds(s.cpu) + " seconds of processor time", 0
 		}
-		if spent > heavyAfter {
+		if s.looks++; s.called && spent >= heavyAfter || spent > startAfter {
 			s.yield(list)
 		}
 	}
@@ -103,7 +110,7 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	switch {
 	case many > 4, fresh > 4:
 		return "", sampleNow
-	case s.counting != nil, used > s.memory/2 && calling, grown > s.memory/16:
+	case s.counting != nil, used > s.memory/2 && calling, grown > s.memory/16, calling && s.called && s.looks < earlyLooks && !s.heavy:
 		return "", sampleSoon
 	case calling:
 		return "", sampleLater
@@ -163,6 +170,7 @@ func proportional(pid int) (int64, bool) {
 func (s *sampler) yield(list []proc) {
 	if !s.heavy {
 		s.heavy, s.yielding = true, map[procID]bool{}
+		s.tree.tasks.yield(s.called) // one that starts must get to its end
 	}
 	for i := range list {
 		if p := &list[i]; !s.yielding[p.id()] {
@@ -178,6 +186,7 @@ func (s *sampler) relax() {
 		return
 	}
 	s.heavy, s.yielding = false, nil
+	s.tree.tasks.yield(false)
 	for _, p := range s.tree.walk(maxProcesses) {
 		setPriority(&p, niceWorker)
 	}

@@ -21,6 +21,10 @@ const (
 	niceHeavy  = 19
 )
 
+// workerSlice is how long a worker runs before one that has just been asked something may
+// take its processor, in nanoseconds. Kernels before 6.12 know no such thing.
+const workerSlice = 100_000
+
 // Limits of every process of a worker that the kernel keeps by itself.
 const (
 	maxOpenFiles = 4096
@@ -133,7 +137,9 @@ func taskLimit() uint64 {
 // confineThread confines the calling thread for good. Every step uses system calls that
 // change this thread alone.
 func confineThread(spec *workerSpec) error {
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceWorker)
+	if unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: niceWorker, Runtime: workerSlice}, 0) != nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceWorker)
+	}
 	// Memory that processes share by System V or POSIX names goes with its namespace.
 	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("leave the namespace of shared memory: %w", err)

@@ -56,7 +56,6 @@ type supervisor struct {
 	logs   []*printed
 	said   pending // what the worker has written
 	temp   *tempDir
-	group  *taskGroup
 
 	calling bool // a call, or the handshake
 	began   bool // the handshake is over
@@ -123,7 +122,7 @@ func (s *supervisor) run() {
 	s.spec = first
 	if err := s.start(); err != nil {
 		s.temp.remove()
-		s.group.remove()
+		s.tree.tasks.remove()
 		s.bury(workerEnd{Text: err.Error()})
 		return
 	}
@@ -138,7 +137,7 @@ func (s *supervisor) run() {
 	if !gone {
 		s.tree.end(lingerFor)
 	}
-	s.group.remove()
+	s.tree.tasks.remove()
 	s.temp.remove()
 }
 
@@ -187,8 +186,8 @@ func (s *supervisor) start() error {
 			return fmt.Errorf("set up a pipe: %w", err)
 		}
 	}
-	s.group = newTaskGroup()
-	s.tree.leader, err = startConfined(&s.spec, s.group, argv0, []uintptr{uintptr(null), uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2]), uintptr(theirs[3])})
+	s.tree.tasks = newTaskGroup()
+	s.tree.leader, err = startConfined(&s.spec, s.tree.tasks, argv0, []uintptr{uintptr(null), uintptr(theirs[0]), uintptr(theirs[1]), uintptr(theirs[2]), uintptr(theirs[3])})
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ type tree struct {
 	group  int // process group of this process
 	leader int
 	files  bool // the kernel lists children in files
+	tasks  *taskGroup
 
 	// mu is held while children are reaped: without it, the number of a child cannot become
 	// that of a stranger.
@@ -217,6 +218,7 @@ func (t *tree) end(within time.Duration) bool {
 			t.kill(nil)
 		}
 		if pass == 1 {
+			t.tasks.yield(false)
 			for _, p := range t.walk(maxProcesses) {
 				setPriority(&p, 0)
 			}

@@ -70,10 +70,23 @@ const (
 	released
 )
 
-// books are everything that a round's answers follow from.
+// books are everything that a round's answers follow from. What is reserved follows from
+// the holds; it is kept because a search asks for it at every step.
 type books struct {
-	used  [limits]int64
-	holds [linearIDs]held
+	used, reserved figures
+	holds          [linearIDs]held
+}
+
+// figures are one for each limit.
+type figures [limits]int64
+
+// add counts tokens in the limits that a user and a model have.
+func (f *figures) add(user, model int, tokens int64) {
+	f[0] += tokens
+	f[2+user] += tokens
+	if model == 0 {
+		f[1] += tokens
+	}
 }
 
 // LinearRound is what callers do to the budgets of a new app, one step after another,
@@ -138,13 +151,9 @@ func (r *LinearRound) terms() []Terms {
 	return list
 }
 
-// touches are the limits that tokens of a user and a model count in.
-func touches(user, model int) (list []int) {
-	list = append(list, 0, 2+user)
-	if model == 0 {
-		list = append(list, 1)
-	}
-	return list
+// touches reports whether tokens of a user and a model count in a limit.
+func touches(limit, user, model int) bool {
+	return limit == 0 || limit == 2+user || limit == 1 && model == 0
 }
 
 // Run lets the callers do their steps at the same time.

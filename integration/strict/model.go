@@ -70,7 +70,7 @@ func (r *LinearRound) explain(orders [][][]porcupine.Operation) {
 
 func (r *LinearRound) left(b *books) (left [limits]int64) {
 	for i := range left {
-		left[i] = r.limit[i] - b.used[i] - r.reserved(b, i)
+		left[i] = r.limit[i] - b.used[i] - b.reserved[i]
 	}
 	return left
 }
@@ -100,6 +100,7 @@ func (r *LinearRound) next(b books, in input) (books, output) {
 			out.status = http.StatusPaymentRequired
 		default:
 			out.status, h.state = http.StatusCreated, open
+			r.hold(&b, in.id, 1)
 		}
 	case stepSettle:
 		out = r.settle(&b, in)
@@ -109,6 +110,7 @@ func (r *LinearRound) next(b books, in input) (books, output) {
 			out.status = http.StatusNotFound
 		case h.state == open && in.kind == stepRelease:
 			h.state = released
+			r.hold(&b, in.id, -1)
 		case h.state == released && in.kind == stepRelease, h.state == open:
 		default:
 			out.status = http.StatusConflict
@@ -116,11 +118,13 @@ func (r *LinearRound) next(b books, in input) (books, output) {
 	case stepCheck:
 		out.allowed = r.fits(&b, in)
 	case stepRead:
-		for _, at := range touches(in.user, 0) {
-			out.standing[at] = Figures{r.limit[at], b.used[at], r.reserved(&b, at)}
+		for at := range limits {
+			if touches(at, in.user, 0) {
+				out.standing[at] = Figures{r.limit[at], b.used[at], b.reserved[at]}
+			}
 		}
 	case stepUse:
-		b.use(in.user, in.model, in.tokens)
+		b.used.add(in.user, in.model, in.tokens)
 	}
 	return b, out
 }
@@ -136,38 +140,30 @@ func (r *LinearRound) settle(b *books, in input) (out output) {
 		out.status = http.StatusConflict
 		return out
 	case h.state != settled:
+		if h.state == open {
+			r.hold(b, in.id, -1)
+		}
 		h.late, h.excess = h.state != open, int8(max(0, in.tokens-r.sizes[in.id].tokens))
 		h.state, h.by = settled, int8(in.caller)
-		b.use(in.user, in.model, in.tokens)
+		b.used.add(in.user, in.model, in.tokens)
 	}
 	out.late, out.excess = h.late, int64(h.excess)
 	return out
 }
 
-func (b *books) use(user, model int, tokens int64) {
-	for _, at := range touches(user, model) {
-		b.used[at] += tokens
-	}
-}
-
-func (r *LinearRound) reserved(b *books, limit int) (sum int64) {
-	for i, h := range b.holds {
-		if h.state != open {
-			continue
-		}
-		for _, at := range touches(r.sizes[i].user, r.sizes[i].model) {
-			if at == limit {
-				sum += r.sizes[i].tokens
-			}
-		}
-	}
-	return sum
+// hold reserves what a reservation asks for, or no longer.
+func (r *LinearRound) hold(b *books, id int, sign int64) {
+	size := &r.sizes[id]
+	b.reserved.add(size.user, size.model, sign*size.tokens)
 }
 
 // fits is contract §5.2.8 for hard budgets.
 func (r *LinearRound) fits(b *books, in input) bool {
-	for _, at := range touches(in.user, in.model) {
-		sum := b.used[at] + r.reserved(b, at)
+	for at := range limits {
+		if !touches(at, in.user, in.model) {
+			continue
+		}
+		sum := b.used[at] + b.reserved[at]
 		if sum+in.tokens > r.limit[at] || in.tokens == 0 && sum >= r.limit[at] {
 			return false
 		}
