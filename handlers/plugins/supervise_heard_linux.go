@@ -127,6 +127,7 @@ func (s *supervisor) death(status unix.WaitStatus) string {
 // rest ends what the call has left running. What was there when the worker said that it is
 // ready stays. False: it could not be ended.
 func (s *supervisor) rest() bool {
+	s.sampler.relax()
 	if !s.began {
 		s.began, s.keep = true, map[procID]bool{}
 		for _, p := range s.tree.walk(maxProcesses) {
@@ -134,7 +135,6 @@ func (s *supervisor) rest() bool {
 		}
 		return true
 	}
-	s.sampler.relax()
 	if len(s.keep) == 1 && s.tree.alone() {
 		s.forget()
 		return true
