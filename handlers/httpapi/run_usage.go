@@ -22,11 +22,7 @@ const (
 // runUsage serves GET /api/runs/{run_id}/usage: what the events of a run count for, in all
 // and by agent.
 func (s *Server) runUsage(c echo.Context) error {
-	id, app, _, err := runQuery(c)
-	if err != nil {
-		return err
-	}
-	r, err := s.ownRun(c, app, id)
+	r, err := s.askedRun(c)
 	if err != nil {
 		return err
 	}

@@ -164,13 +164,18 @@ func (s *Server) ownRun(c echo.Context, named, id string) (*schemas.Run, error) 
 	return r, nil
 }
 
-// runOne serves GET /api/runs/{run_id}: a run, with its result while that is kept.
-func (s *Server) runOne(c echo.Context) error {
+// askedRun reads the run that a request without further parameters names.
+func (s *Server) askedRun(c echo.Context) (*schemas.Run, error) {
 	id, app, _, err := runQuery(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	r, err := s.ownRun(c, app, id)
+	return s.ownRun(c, app, id)
+}
+
+// runOne serves GET /api/runs/{run_id}: a run, with its result while that is kept.
+func (s *Server) runOne(c echo.Context) error {
+	r, err := s.askedRun(c)
 	if err != nil {
 		return err
 	}
