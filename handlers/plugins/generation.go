@@ -23,6 +23,7 @@ type generation struct {
 	loaded         bool   // a worker has started
 	broken         string // why none does
 	fails          int    // crashes in a row
+	late           int    // calls in a row that ran into their time limit
 	notBefore      time.Time
 	installed      time.Time // as the one that takes calls
 	retired        bool
@@ -103,9 +104,15 @@ func (g *generation) called(ctx context.Context, w worker, r *reply) {
 	g.pool.stats.Calls++
 	switch {
 	case r.fault == nil:
-		g.fails = 0
+		g.fails, g.late = 0, 0
 	case gone(w) && !endedBy(ctx, r.fault):
 		g.crashed(r.fault.Error())
+	case !gone(w): // it has answered, with an error
+		g.late = 0
+	case errors.Is(r.fault, errTimedOut):
+		if g.late++; g.late > freeCrashes { // a start costs more than the call that it is for
+			g.notBefore = time.Now().Add(backoff(g.late-freeCrashes, lateWait))
+		}
 	}
 }
 

@@ -477,7 +477,7 @@ func TestNeighbours(t *testing.T) {
 	t.Logf("alone: p50 %s, p99 %s", alone50, alone99)
 	for _, h := range []struct{ name, body string }{
 		{"spins", "while True: pass"},
-		{"spins in 4 children that detach", "[os.setsid() for _ in range(4) if os.fork() == 0]\n        while True: pass"},
+		{"spins in 16 processes with sessions of their own", "[os.setsid() for _ in range(4) if os.fork() == 0]\n        while True: pass"},
 		{"allocates", "a = []\n        while True: a.append(bytearray(1 << 20))"},
 		{"forks without end", "while True:\n            if os.fork() == 0: pass"},
 		{"forks on and on", "if os.fork() == 0:\n            while True:\n                if os.fork() > 0: os._exit(0)\n                os.setsid()\n        time.sleep(9)"},
@@ -488,18 +488,23 @@ func TestNeighbours(t *testing.T) {
 		stopped := make(chan struct{})
 		go func() {
 			defer close(stopped)
-			for crashes := 0; again.Err() == nil; {
+			for crashes, late := 0, 0; again.Err() == nil; {
 				other, err := w.start(bad)
 				if err != nil {
 					t.Errorf("%s: %v", h.name, err)
 					return
 				}
-				if r, _ := ask(bad, other, map[string]any{}, nil); !errors.Is(r.fault, errTimedOut) {
+				if r, _ := ask(bad, other, map[string]any{}, nil); errors.Is(r.fault, errTimedOut) {
+					late++
+				} else {
 					crashes++
 				}
 				other.stop()
-				if crashes > freeCrashes { // as in its pool
+				// As in its pool.
+				if crashes > freeCrashes {
 					pause(again, backoff(crashes-freeCrashes, crashWait))
+				} else if late > freeCrashes {
+					pause(again, backoff(late-freeCrashes, lateWait))
 				}
 			}
 		}()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	stdruntime "runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -33,8 +34,10 @@ const (
 	sampleLater = 40 * time.Millisecond
 	sampleIdle  = 500 * time.Millisecond
 	exactEvery  = 100 * time.Millisecond
+	exactShare  = 40 // times as long as a count took is it until the next one,
+	exactLatest = time.Second
 	countMoment = 5 * time.Millisecond
-	countWithin = 250 * time.Millisecond
+	countWithin = 500 * time.Millisecond
 )
 
 // sampler looks at what the tree of a worker uses.
@@ -51,11 +54,18 @@ type sampler struct {
 	before   time.Duration // processor time at the last look
 	heavy    bool
 	yielding map[procID]bool
-	settled  int64      // memory at the last look
-	many     int        // threads at the last look
-	ended    int        // orphans then
-	counting chan int64 // an exact count that goes on
+	settled  int64        // memory at the last look
+	many     int          // threads at the last look
+	ended    int          // orphans then
+	counting chan counted // an exact count that goes on
 	counted  time.Time
+	took     time.Duration // the last one
+}
+
+// counted is what an exact count has found, and how long it took.
+type counted struct {
+	used int64
+	took time.Duration
 }
 
 // begin starts to count for a call. What it uses until the first look is not worth one.
@@ -122,20 +132,33 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 // for the processes themselves; then what they have together decides.
 func (s *sampler) exceeded(list []proc) bool {
 	if s.counting == nil {
-		if time.Since(s.counted) < exactEvery {
+		if time.Since(s.counted) < min(max(exactEvery, exactShare*s.took), exactLatest) {
 			return false
 		}
-		s.counting, s.counted = make(chan int64, 1), time.Now()
-		go func(done chan<- int64) { done <- shares(list) }(s.counting)
+		s.counting, s.counted = make(chan counted, 1), time.Now()
+		go func(done chan<- counted) {
+			behind() // the kernel counts for milliseconds, and nobody waits for it
+			began := time.Now()
+			used := shares(list)
+			done <- counted{used, time.Since(began)}
+		}(s.counting)
 	}
 	moment := time.NewTimer(countMoment)
 	defer moment.Stop()
 	select {
-	case used := <-s.counting:
-		s.counting = nil
-		return used > s.memory
+	case c := <-s.counting:
+		s.counting, s.took = nil, c.took
+		return c.used > s.memory
 	case <-moment.C:
 		return time.Since(s.counted) > countWithin
+	}
+}
+
+// behind gives the goroutine a thread of its own that gives way to others; both end together.
+func behind() {
+	stdruntime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() { // the main thread never ends
+		takeTurns(unix.Gettid(), niceStarting)
 	}
 }
 
@@ -171,6 +194,7 @@ func (s *sampler) yield(list []proc) {
 	if !s.heavy {
 		s.heavy, s.yielding = true, map[procID]bool{}
 		s.tree.tasks.yield(s.called) // one that starts must get to its end
+		prefer(niceStarting)
 	}
 	for i := range list {
 		if p := &list[i]; !s.yielding[p.id()] {
@@ -187,8 +211,25 @@ func (s *sampler) relax() {
 	}
 	s.heavy, s.yielding = false, nil
 	s.tree.tasks.yield(false)
+	prefer(0)
 	for _, p := range s.tree.walk(maxProcesses) {
 		setPriority(&p, niceWorker)
+	}
+}
+
+// prefer sets the priority of this process, all of its threads, and short turns. Without
+// rights a lower one could not be taken back, so there only the turns are set.
+func prefer(nice int) {
+	if os.Geteuid() == 0 {
+		_ = os.WriteFile("/proc/self/autogroup", strconv.AppendInt(nil, int64(nice), 10), 0)
+	} else {
+		nice = 0
+	}
+	names, _ := os.ReadDir("/proc/self/task")
+	for _, name := range names {
+		if tid, err := strconv.Atoi(name.Name()); err == nil {
+			takeTurns(tid, nice)
+		}
 	}
 }
 

@@ -216,6 +216,44 @@ func TestACrashLoopBacksOff(t *testing.T) {
 	})
 }
 
+// A plugin that runs into its limit again and again does not spend more time on starts.
+func TestCallsThatAreTooLongSpaceOutStarts(t *testing.T) {
+	stuck := true
+	r := &fakes{onCall: func(ctx context.Context, w *fakeWorker, _ *Call) reply {
+		if !stuck {
+			return reply{result: []byte("1")}
+		}
+		<-ctx.Done()
+		w.stop()
+		return reply{fault: context.Cause(ctx)}
+	}}
+	inWorld(t, map[string]string{"a/plugin.yaml": manifestText("1", "timeout: 1s, queue_timeout: 1m")}, r, func(w *world) {
+		late := func(n int) time.Duration {
+			began := time.Now()
+			for range n {
+				if a, err := w.do("a"); err != nil || a.Code != "PLUGIN_TIMEOUT" {
+					t.Fatalf("%v %+v", err, a)
+				}
+			}
+			return time.Since(began)
+		}
+		if took := late(freeCrashes); took != freeCrashes*time.Second {
+			t.Errorf("the first calls took %s", took)
+		}
+		if took := late(60); took < 110*time.Second || took > 120*time.Second {
+			t.Errorf("60 more took %s", took)
+		}
+		stuck = false
+		if a, err := w.do("a"); err != nil || a.Code != "" {
+			t.Errorf("%v %+v", err, a)
+		}
+		stuck = true
+		if took := late(freeCrashes); took != freeCrashes*time.Second {
+			t.Errorf("after a success the first calls took %s", took)
+		}
+	})
+}
+
 func TestAPluginThatDoesNotLoadIsTriedAgain(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)

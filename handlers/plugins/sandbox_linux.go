@@ -16,14 +16,15 @@ import (
 // Priorities. What burns processor time yields to everything else; a supervisor that ends
 // it, as root, to nobody.
 const (
-	niceEnding = -5
-	niceWorker = 5
-	niceHeavy  = 19
+	niceEnding   = -5
+	niceWorker   = 5
+	niceStarting = 10
+	niceHeavy    = 19
 )
 
-// workerSlice is how long a worker runs before one that has just been asked something may
-// take its processor, in nanoseconds. Kernels before 6.12 know no such thing.
-const workerSlice = 100_000
+// turn is how long a worker or a supervisor runs before one that has just been asked
+// something may take its processor, in nanoseconds. Kernels before 6.12 know no such thing.
+const turn = 100_000
 
 // Limits of every process of a worker that the kernel keeps by itself.
 const (
@@ -86,6 +87,14 @@ func startConfined(spec *workerSpec, group *taskGroup, argv0 string, files []uin
 	return s.pid, nil
 }
 
+// takeTurns sets the priority of a thread, which is also that of what it starts, and lets it
+// run for short turns only.
+func takeTurns(tid, nice int) {
+	if unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: int32(nice), Runtime: turn}, 0) != nil {
+		_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
+	}
+}
+
 // limitSelf sets limits of the supervisor that its children inherit and itself never meets.
 func limitSelf(limits map[int]uint64) error {
 	for resource, limit := range limits {
@@ -137,9 +146,7 @@ func taskLimit() uint64 {
 // confineThread confines the calling thread for good. Every step uses system calls that
 // change this thread alone.
 func confineThread(spec *workerSpec) error {
-	if unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL, Nice: niceWorker, Runtime: workerSlice}, 0) != nil {
-		_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), niceWorker)
-	}
+	takeTurns(unix.Gettid(), niceWorker)
 	// Memory that processes share by System V or POSIX names goes with its namespace.
 	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("leave the namespace of shared memory: %w", err)

@@ -15,6 +15,7 @@ const (
 	freeCrashes = 3 // in a row, after which the next start waits
 	firstWait   = 100 * time.Millisecond
 	crashWait   = 10 * time.Second // at most
+	lateWait    = time.Second      // at most, after calls that ran into their time limit
 	loadWait    = time.Minute      // at most, between tries of a plugin that does not load
 	lookWait    = 2 * time.Second  // the same when a try costs little
 )

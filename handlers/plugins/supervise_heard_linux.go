@@ -129,6 +129,7 @@ func (s *supervisor) death(status unix.WaitStatus) string {
 func (s *supervisor) rest() bool {
 	s.sampler.relax()
 	if !s.began {
+		prefer(0)
 		s.began, s.keep = true, map[procID]bool{}
 		for _, p := range s.tree.walk(maxProcesses) {
 			s.keep[p.id()] = true

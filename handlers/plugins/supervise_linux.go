@@ -62,6 +62,7 @@ type supervisor struct {
 	told    int  // publications of the call
 	stray   int  // publications since
 	resting bool // the call is over, and grout does not know yet that nothing of it is left
+	urgent  bool // somebody waits for the end
 	large   bool // a line was so long that its memory should be given back
 }
 
@@ -102,6 +103,7 @@ func newSupervisor() (*supervisor, error) {
 		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
 	}
 	_ = Undumpable()
+	prefer(niceStarting)
 	debug.SetGCPercent(50)
 	return &supervisor{
 		grout: os.NewFile(supervisorSocket, "grout"), tree: newTree(), deaf: make(chan struct{}),
@@ -127,15 +129,19 @@ func (s *supervisor) run() {
 		return
 	}
 	end := s.serve()
-	setPriority(&proc{pid: os.Getpid()}, niceEnding)
-	gone := s.tree.end(endWithin)
+	nice := niceStarting
+	if s.urgent {
+		nice = 0
+		setPriority(&proc{pid: os.Getpid()}, niceEnding)
+	}
+	gone := s.tree.end(endWithin, nice)
 	if !gone {
 		end.Left = len(s.tree.walk(maxWalk))
 	}
 	s.lastWords(gone)
 	s.bury(end)
 	if !gone {
-		s.tree.end(lingerFor)
+		s.tree.end(lingerFor, nice)
 	}
 	s.tree.tasks.remove()
 	s.temp.remove()
@@ -261,6 +267,7 @@ func (s *supervisor) serve() workerEnd {
 			if s.resting {
 				return workerEnd{Text: "it wrote half a line when nothing was asked"}
 			}
+			s.urgent = true
 			return workerEnd{Text: "it took too long", Expired: true}
 		case <-sample.C:
 			broken, next := s.sampler.look(s.calling)
@@ -277,6 +284,7 @@ func (s *supervisor) serve() workerEnd {
 // obey does what grout has said. The end of the socket ends the worker.
 func (s *supervisor) obey(o order, deadline, sample *time.Timer) (workerEnd, bool) {
 	if o.err != nil {
+		s.urgent = true
 		return workerEnd{Text: "it was stopped"}, true
 	}
 	line := o.body

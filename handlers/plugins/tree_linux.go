@@ -204,8 +204,8 @@ func killIdentified(p proc) {
 }
 
 // end kills everything, again and again, until nothing is left or the time is over. What
-// is killed gets back the priority that it needs to leave soon.
-func (t *tree) end(within time.Duration) bool {
+// is killed gets the priority with which it is to leave.
+func (t *tree) end(within time.Duration, nice int) bool {
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
 	newest, still := 0, 0 // how often nothing new has come
@@ -220,7 +220,7 @@ func (t *tree) end(within time.Duration) bool {
 		if pass == 1 {
 			t.tasks.yield(false)
 			for _, p := range t.walk(maxProcesses) {
-				setPriority(&p, 0)
+				setPriority(&p, nice)
 			}
 		}
 		again := time.NewTimer(min(50*time.Microsecond<<min(still/4, 10), 5*time.Millisecond))
