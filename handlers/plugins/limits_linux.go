@@ -7,6 +7,7 @@ import (
 	stdruntime "runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +23,10 @@ const (
 	// each needs a number until the supervisor has waited for it.
 	maxOrphans = 1000
 	// heavyAfter is the processor time of a call after which its worker yields to everything,
-	// and startAfter that of a start.
-	heavyAfter = 30 * time.Millisecond
-	startAfter = 100 * time.Millisecond
+	// and startAfter that of a start. More than manyProcesses count for as much.
+	heavyAfter    = 30 * time.Millisecond
+	startAfter    = 100 * time.Millisecond
+	manyProcesses = 16
 
 	// earlyLooks are made soon one after the other, as a call may become heavy.
 	earlyLooks = 10
@@ -33,6 +35,7 @@ const (
 	sampleSoon  = 10 * time.Millisecond
 	sampleLater = 40 * time.Millisecond
 	sampleIdle  = 500 * time.Millisecond
+	lookShare   = 4 // times as long as a look took is it until the next one
 	exactEvery  = 100 * time.Millisecond
 	exactShare  = 40 // times as long as a count took is it until the next one,
 	exactLatest = time.Second
@@ -101,7 +104,7 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 		if s.cpu > 0 && spent > s.cpu {
 			return "it used more than " + seconds(s.cpu) + " seconds of processor time", 0
 		}
-		if s.looks++; s.called && spent >= heavyAfter || spent > startAfter {
+		if s.looks++; s.called && (spent >= heavyAfter || len(list) > manyProcesses) || spent > startAfter {
 			s.yield(list)
 		}
 	}
@@ -139,7 +142,7 @@ func (s *sampler) exceeded(list []proc) bool {
 		go func(done chan<- counted) {
 			behind() // the kernel counts for milliseconds, and nobody waits for it
 			began := time.Now()
-			used := shares(list)
+			used := shares(list, s.memory)
 			done <- counted{used, time.Since(began)}
 		}(s.counting)
 	}
@@ -159,12 +162,14 @@ func behind() {
 	stdruntime.LockOSThread()
 	if unix.Gettid() != unix.Getpid() { // the main thread never ends
 		takeTurns(unix.Gettid(), niceStarting)
+		crowd(unix.Gettid(), true)
 	}
 }
 
-// shares is the memory of processes, what they share counted once.
-func shares(list []proc) (used int64) {
-	for i := range list {
+// shares is the memory of processes, what they share counted once, or enough of it to exceed
+// the limit.
+func shares(list []proc, limit int64) (used int64) {
+	for i := 0; i < len(list) && used <= limit; i++ {
 		if share, ok := proportional(list[i].pid); ok {
 			used += share
 		} else {
@@ -229,9 +234,34 @@ func prefer(nice int) {
 	for _, name := range names {
 		if tid, err := strconv.Atoi(name.Name()); err == nil {
 			takeTurns(tid, nice)
+			crowd(tid, nice != 0)
 		}
 	}
 }
+
+// crowd lets a thread run on all processors but one, which is then free for what takes
+// little time; or on all of them again.
+func crowd(tid int, yes bool) {
+	all, fewer := processors()
+	if yes {
+		_ = unix.SchedSetaffinity(tid, fewer)
+	} else {
+		_ = unix.SchedSetaffinity(tid, all)
+	}
+}
+
+// processors are those that this process began with, and all of them but one, if that
+// leaves any.
+var processors = sync.OnceValues(func() (all, fewer *unix.CPUSet) {
+	all = new(unix.CPUSet)
+	_ = unix.SchedGetaffinity(0, all)
+	set := *all
+	fewer = &set
+	for i := 0; fewer.Count() > 1 && fewer.Count() == all.Count(); i++ {
+		fewer.Clear(i)
+	}
+	return all, fewer
+})
 
 // setPriority sets the priority of all threads of a process, and of its session where the
 // kernel shares the processor out among sessions first.
@@ -243,6 +273,7 @@ func setPriority(p *proc, nice int) {
 		for _, name := range names {
 			if tid, err := strconv.Atoi(name); err == nil {
 				_ = unix.Setpriority(unix.PRIO_PROCESS, tid, nice)
+				crowd(tid, nice != niceWorker)
 			}
 		}
 	}

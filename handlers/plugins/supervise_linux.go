@@ -133,6 +133,8 @@ func (s *supervisor) run() {
 	if s.urgent {
 		nice = 0
 		setPriority(&proc{pid: os.Getpid()}, niceEnding)
+	} else {
+		prefer(niceStarting)
 	}
 	gone := s.tree.end(endWithin, nice)
 	if !gone {
@@ -270,11 +272,12 @@ func (s *supervisor) serve() workerEnd {
 			s.urgent = true
 			return workerEnd{Text: "it took too long", Expired: true}
 		case <-sample.C:
+			began := time.Now()
 			broken, next := s.sampler.look(s.calling)
 			if broken != "" {
 				return workerEnd{Text: broken}
 			}
-			sample.Reset(next)
+			sample.Reset(max(next, lookShare*time.Since(began)))
 		case <-s.deaf:
 			return workerEnd{Text: "grout has gone"}
 		}
