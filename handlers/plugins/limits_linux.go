@@ -37,7 +37,7 @@ const (
 	sampleIdle  = 500 * time.Millisecond
 	lookShare   = 4 // times as long as a look took is it until the next one
 	exactEvery  = 100 * time.Millisecond
-	exactShare  = 40 // times as long as a count took is it until the next one,
+	exactShare  = 100 // times as long as a count took is it until the next one
 	exactLatest = time.Second
 	countMoment = 5 * time.Millisecond
 	countWithin = 500 * time.Millisecond
@@ -63,6 +63,7 @@ type sampler struct {
 	counting chan counted // an exact count that goes on
 	counted  time.Time
 	took     time.Duration // the last one
+	most     int64         // what it can have been at most
 }
 
 // counted is what an exact count has found, and how long it took.
@@ -112,7 +113,7 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	for i := range list {
 		used += list[i].resident
 	}
-	if used > s.memory && s.exceeded(list) {
+	if used > s.memory && s.exceeded(list, used) {
 		return "it used more than " + byteSize(s.memory) + " of memory", 0
 	}
 	grown := used - s.settled
@@ -133,12 +134,13 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 
 // exceeded counts memory that processes share once. That takes longer, and may have to wait
 // for the processes themselves; then what they have together decides.
-func (s *sampler) exceeded(list []proc) bool {
+func (s *sampler) exceeded(list []proc, used int64) bool {
 	if s.counting == nil {
-		if time.Since(s.counted) < min(max(exactEvery, exactShare*s.took), exactLatest) {
+		since, more := time.Since(s.counted), used-s.most > s.memory/8
+		if since < exactEvery || since < min(exactShare*s.took, exactLatest) && !more {
 			return false
 		}
-		s.counting, s.counted = make(chan counted, 1), time.Now()
+		s.counting, s.counted, s.most = make(chan counted, 1), time.Now(), used
 		go func(done chan<- counted) {
 			behind() // the kernel counts for milliseconds, and nobody waits for it
 			began := time.Now()
