@@ -225,8 +225,9 @@ func (s *sampler) relax() {
 }
 
 // prefer sets the priority of this process, all of its threads, and short turns. Without
-// rights a lower one could not be taken back, so there only the turns are set.
+// rights a lower one could not be taken back, so there only turns and processors are set.
 func prefer(nice int) {
+	crowded := nice != 0
 	if os.Geteuid() == 0 {
 		_ = os.WriteFile("/proc/self/autogroup", strconv.AppendInt(nil, int64(nice), 10), 0)
 	} else {
@@ -236,7 +237,7 @@ func prefer(nice int) {
 	for _, name := range names {
 		if tid, err := strconv.Atoi(name.Name()); err == nil {
 			takeTurns(tid, nice)
-			crowd(tid, nice != 0)
+			crowd(tid, crowded)
 		}
 	}
 }
