@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	stdruntime "runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -367,10 +368,12 @@ def execute(data):
     return {"core": resource.getrlimit(resource.RLIMIT_CORE)[1], "data": resource.getrlimit(resource.RLIMIT_DATA)[1],
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[1], "nice": os.nice(0), "oom": open("/proc/self/oom_score_adj").read().strip(),
         "caps": status["CapEff"].strip() + status["CapPrm"].strip() + status["CapBnd"].strip(), "privs": status["NoNewPrivs"].strip(),
-        "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:5], "uid": os.getuid(), "sid": os.getsid(0) == os.getpid()}
+        "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:5], "uid": os.getuid(), "sid": os.getsid(0) == os.getpid(),
+        "processors": len(os.sched_getaffinity(0))}
 `)
 	var got struct {
 		Core, Data, Files, Nice, UID int64
+		Processors                   int
 		OOM, Caps, Privs             string
 		FDs                          []int
 		SID                          bool
@@ -384,7 +387,7 @@ def execute(data):
 		none = strings.Repeat("0", 32) + got.Caps[32:]
 	}
 	if got.Core != 0 || got.Data != p.Limits.MemoryBytes+dataRoom || got.Files > maxOpenFiles || got.Nice < niceWorker ||
-		got.OOM != "1000" || got.Caps != none || got.Privs != "1" || fmt.Sprint(got.FDs) != "[0 1 2 3 4]" || !got.SID {
+		got.OOM != "1000" || got.Caps != none || got.Privs != "1" || got.Processors != stdruntime.NumCPU() || fmt.Sprint(got.FDs) != "[0 1 2 3 4]" || !got.SID {
 		t.Errorf("got %s", text)
 	}
 }

@@ -147,6 +147,7 @@ func taskLimit() uint64 {
 // change this thread alone.
 func confineThread(spec *workerSpec) error {
 	takeTurns(unix.Gettid(), niceWorker)
+	crowd(unix.Gettid(), false) // what starts counts its processors
 	// Memory that processes share by System V or POSIX names goes with its namespace.
 	if err := unix.Unshare(unix.CLONE_NEWIPC); err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("leave the namespace of shared memory: %w", err)
