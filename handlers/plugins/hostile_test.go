@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -455,29 +456,27 @@ def execute(data):
 }
 
 // A plugin that takes all it can get does not slow down another one much, and makes none
-// of its calls fail.
+// of its calls fail. Both are measured by turns, as the machine does not keep its pace.
 func TestNeighbours(t *testing.T) {
 	w := newWorkshop(t)
 	p := w.plugin("def execute(data): return data")
 	one := w.worker(p)
-	calls := min(300*rounds(1), 3000)
-	measure := func() (p50, p99 time.Duration) {
-		took := make([]time.Duration, calls)
+	turns := max(1, min(rounds(1)/10, 10))
+	calls := min(300*rounds(1), 1000)
+	measure := func(took []time.Duration) []time.Duration {
 		tick := time.NewTicker(4 * time.Millisecond) // as one caller who thinks
 		defer tick.Stop()
-		for i := range took {
+		for i := range calls {
 			<-tick.C
-			var r reply
-			if r, took[i] = ask(p, one, map[string]int{"n": i}, nil); r.fault != nil {
+			r, d := ask(p, one, map[string]int{"n": i}, nil)
+			if r.fault != nil {
 				t.Fatalf("a call failed: %v", r.fault)
 			}
+			took = append(took, d)
 		}
-		slices.Sort(took)
-		return took[calls/2], took[calls*99/100]
+		return took
 	}
-	measure()
-	alone50, alone99 := measure()
-	t.Logf("alone: p50 %s, p99 %s", alone50, alone99)
+	measure(nil)
 	for _, h := range []struct{ name, body string }{
 		{"spins", "while True: pass"},
 		{"spins in 16 processes with sessions of their own", "[os.setsid() for _ in range(4) if os.fork() == 0]\n        while True: pass"},
@@ -489,12 +488,20 @@ func TestNeighbours(t *testing.T) {
 		bad := w.plugin(hostileHead+h.body, func(m *manifest) { m.Limits.Timeout, m.Limits.MemoryBytes = time.Second, 128<<20 })
 		again, stop := context.WithCancel(t.Context())
 		stopped := make(chan struct{})
+		var turn sync.Mutex // held while the bad one runs, or while it must not
+		turn.Lock()
 		go func() {
 			defer close(stopped)
-			for crashes, late := 0, 0; again.Err() == nil; {
+			for crashes, late := 0, 0; ; {
+				turn.Lock()
+				if again.Err() != nil {
+					turn.Unlock()
+					return
+				}
 				other, err := w.start(bad)
 				if err != nil {
 					t.Errorf("%s: %v", h.name, err)
+					turn.Unlock()
 					return
 				}
 				if r, _ := ask(bad, other, map[string]any{}, nil); errors.Is(r.fault, errTimedOut) {
@@ -503,6 +510,7 @@ func TestNeighbours(t *testing.T) {
 					crashes++
 				}
 				other.stop()
+				turn.Unlock()
 				// As in its pool.
 				if crashes > freeCrashes {
 					pause(again, backoff(crashes-freeCrashes, crashWait))
@@ -511,10 +519,22 @@ func TestNeighbours(t *testing.T) {
 				}
 			}
 		}()
-		p50, p99 := measure()
+		var alone, beside []time.Duration
+		for range turns {
+			pause(t.Context(), 200*time.Millisecond) // until the last one has gone
+			alone = measure(alone)
+			turn.Unlock()
+			beside = measure(beside)
+			turn.Lock()
+		}
 		stop()
+		turn.Unlock()
 		<-stopped
-		t.Logf("beside a plugin that %s: p50 %s, p99 %s (%.1f times)", h.name, p50, p99, float64(p99)/float64(alone99))
+		slices.Sort(alone)
+		slices.Sort(beside)
+		n := len(alone)
+		t.Logf("beside a plugin that %s: p50 %s, p99 %s (%.1f times that of %s alone, p50 %s; %d calls each)", h.name,
+			beside[n/2], beside[n*99/100], float64(beside[n*99/100])/float64(alone[n*99/100]), alone[n*99/100], alone[n/2], n)
 	}
 	if left := len(w.survivors()); left > 1 {
 		t.Errorf("%d processes are left", left)
