@@ -462,7 +462,7 @@ func TestNeighbours(t *testing.T) {
 	p := w.plugin("def execute(data): return data")
 	one := w.worker(p)
 	turns := max(1, min(rounds(1)/10, 10))
-	calls := min(300*rounds(1), 1000)
+	calls := min(300*rounds(1), 500)
 	measure := func(took []time.Duration) []time.Duration {
 		tick := time.NewTicker(4 * time.Millisecond) // as one caller who thinks
 		defer tick.Stop()
