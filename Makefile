@@ -77,7 +77,7 @@ strict: ## let 500 callers race for the last tokens, ROUNDS times (1000), with a
 
 .PHONY: hostile
 hostile: ## call plugins that harm, ROUNDS times (100), and look for what they leave behind
-	GROUT_HOSTILE_ROUNDS=$(or $(ROUNDS),100) go test -count=1 -timeout 150m -run 'TestHostile|TestHostKilled|TestNeighbours' -v ./handlers/plugins/ ./integration/
+	GROUT_HOSTILE_ROUNDS=$(or $(ROUNDS),100) go test -count=1 -p 1 -timeout 150m -run 'TestHostile|TestHostKilled|TestNeighbours' -v ./handlers/plugins/ ./integration/
 
 .PHONY: damage
 damage: ## harm one file after the other and compare every answer (KINDS=store,facts ROUNDS=100 SEED=1; goes on where it was, FRESH=1 does not)
