@@ -133,7 +133,7 @@ func (b *Bus) countFrom(ctx context.Context, from uint64, subject string) (uint6
 	defer cancel()
 	c, err := b.js.CreateConsumer(ctx, schemas.StreamCommands, jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(from, 1),
-		FilterSubject: subject, InactiveThreshold: sourceInactive, MemoryStorage: true, Replicas: 1,
+		FilterSubject: subject, InactiveThreshold: readerInactive, MemoryStorage: true, Replicas: 1,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count the messages of %s: %w", schemas.StreamCommands, err)

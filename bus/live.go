@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -111,58 +110,34 @@ func directMessage(m *nats.Msg) (got schemas.StreamMessage, before uint64, err e
 
 // FactTail delivers facts as they are stored. It belongs to one goroutine. Any sign
 // that something was left out ends it with an error.
-type FactTail struct {
-	b        *Bus
-	consumer string
-	sub      *nats.Subscription
-	messages chan *nats.Msg
-	inbox    string
-	pulls    uint64
-	behind   uint64
-	next     uint64
-	left     int
-	room     int
-	heard    time.Time
-	connects uint64
-}
+type FactTail struct{ reader }
 
 // TailFacts delivers what follows a sequence on a subject.
 func (b *Bus) TailFacts(ctx context.Context, subject string, after uint64) (*FactTail, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	t := &FactTail{b: b, inbox: b.nc.NewInbox(), messages: make(chan *nats.Msg, 2*pullMessages), behind: after, next: 1, heard: time.Now(), connects: b.nc.Stats().Reconnects}
-	var err error
-	if t.sub, err = b.nc.ChanSubscribe(t.inbox+".*", t.messages); err != nil {
-		return nil, fmt.Errorf("follow %s: %w", subject, err)
-	}
-	c, err := b.js.CreateConsumer(ctx, schemas.StreamFacts, jetstream.ConsumerConfig{
-		Name: ConsumerPrefix + nuid.Next(), AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: after + 1, FilterSubject: subject, MaxWaiting: 16,
-		InactiveThreshold: sourceInactive, MemoryStorage: true, Replicas: 1,
-	})
-	if err != nil {
+	t := &FactTail{reader{b: b, stream: schemas.StreamFacts, most: pullMessages, mostBytes: pullBytes, behind: after}}
+	t.watch()
+	if err := t.consume(ctx, ConsumerPrefix+nuid.Next(), subject); err != nil {
 		t.Close()
 		return nil, fmt.Errorf("follow %s: %w", subject, err)
 	}
-	t.consumer = c.CachedInfo().Name
 	return t, nil
 }
 
 // Next waits for facts, and gives all that have come, at most so many as a pull brings.
 func (t *FactTail) Next(ctx context.Context) ([]schemas.StreamMessage, error) {
-	tick := time.NewTicker(sourceTick)
+	tick := time.NewTicker(readerTick)
 	defer tick.Stop()
 	var list []schemas.StreamMessage
 	for {
-		if t.left <= 0 || t.room <= 0 {
-			if err := t.pull(); err != nil {
-				return nil, err
-			}
+		if err := t.ask(); err != nil {
+			return nil, err
 		}
 		if len(list) > 0 {
 			select {
 			case m := <-t.messages:
-				if err := t.take(m, &list); err != nil {
+				if err := t.add(m, &list); err != nil {
 					return list, err
 				}
 				if len(list) < pullMessages {
@@ -174,11 +149,11 @@ func (t *FactTail) Next(ctx context.Context) ([]schemas.StreamMessage, error) {
 		}
 		select {
 		case m := <-t.messages:
-			if err := t.take(m, &list); err != nil {
+			if err := t.add(m, &list); err != nil {
 				return nil, err
 			}
 		case <-tick.C:
-			if t.b.nc.IsClosed() || t.b.nc.Stats().Reconnects != t.connects || time.Since(t.heard) > t.b.silence() {
+			if t.lost() {
 				return nil, errors.New("the connection to the stream was lost")
 			}
 		case <-ctx.Done():
@@ -187,51 +162,13 @@ func (t *FactTail) Next(ctx context.Context) ([]schemas.StreamMessage, error) {
 	}
 }
 
-func (t *FactTail) replySubject() string { return t.inbox + "." + strconv.FormatUint(t.pulls, 10) }
-
-func (t *FactTail) pull() error {
-	t.pulls++
-	ask := fmt.Appendf(nil, `{"expires":%d,"batch":%d,"max_bytes":%d,"idle_heartbeat":%d}`,
-		pullExpires.Nanoseconds(), pullMessages, pullBytes, t.b.heartbeat().Nanoseconds())
-	t.left, t.room, t.heard = pullMessages, pullBytes, time.Now()
-	return t.b.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+schemas.StreamFacts+"."+t.consumer, t.replySubject(), ask)
+func (t *FactTail) add(m *nats.Msg, list *[]schemas.StreamMessage) error {
+	got, what, err := t.take(m)
+	if err == nil && what == arrivedMessage {
+		*list = append(*list, got)
+	}
+	return err
 }
 
-func (t *FactTail) take(m *nats.Msg, list *[]schemas.StreamMessage) error {
-	t.heard = time.Now()
-	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
-		description := strings.ToLower(m.Header.Get("Description"))
-		switch {
-		case status == "100":
-		case status == "408", status == "404", status == "409" && (strings.Contains(description, "maxbytes") || strings.Contains(description, "batch completed")):
-			if m.Subject == t.replySubject() {
-				t.left = 0 // this pull is over
-			}
-		default: // consumer deleted, leadership change, no responders
-			return fmt.Errorf("the consumer ended: %s %s", status, description)
-		}
-		return nil
-	}
-	d, err := parseDelivery(m.Reply)
-	if err != nil {
-		return err
-	}
-	if d.consumerSeq != t.next || d.streamSeq <= t.behind {
-		return fmt.Errorf("delivery %d comes in the place of %d", d.consumerSeq, t.next)
-	}
-	t.next++
-	t.left--
-	t.room -= m.Size()
-	t.behind = d.streamSeq
-	*list = append(*list, schemas.StreamMessage{Subject: m.Subject, Seq: d.streamSeq, Time: d.stored, Header: m.Header, Data: m.Data})
-	return nil
-}
-
-// Close gives the consumer back. The server would remove it by itself after a while;
-// asking it to is a courtesy that waits for no answer.
-func (t *FactTail) Close() {
-	_ = t.sub.Unsubscribe()
-	if t.consumer != "" {
-		_ = t.b.nc.Publish("$JS.API.CONSUMER.DELETE."+schemas.StreamFacts+"."+t.consumer, nil)
-	}
-}
+// Close gives the consumer back.
+func (t *FactTail) Close() { t.drop() }

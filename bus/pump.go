@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -26,30 +24,19 @@ const (
 // position: what was not removed is read again, by the next Inbox. It belongs to one
 // goroutine; only Pending may be asked from others.
 type Inbox struct {
-	b         *Bus
+	reader
 	partition int
 	created   int64 // of the stream
-	pending   atomic.Uint64
 	reading   atomic.Bool
-
-	behind   uint64 // delivered last
-	removed  uint64 // everything up to it is
-	consumer string
-	sub      *nats.Subscription
-	messages chan *nats.Msg
-	inbox    string
-	pulls    uint64
-	next     uint64 // consumer sequence that must come next
-	left     int    // messages of the pull on its way
-	room     int    // bytes of it
-	heard    time.Time
-	connects uint64
-	failures int
-	kept     *schemas.StreamMessage // delivered, and too large for those that it came with
+	removed   uint64 // everything up to it is
+	failures  int
+	kept      *schemas.StreamMessage // delivered, and too large for those that it came with
 }
 
 // NewInbox makes the inbox of a partition; Next opens it.
-func (b *Bus) NewInbox(partition int) *Inbox { return &Inbox{b: b, partition: partition} }
+func (b *Bus) NewInbox(partition int) *Inbox {
+	return &Inbox{reader: reader{b: b, stream: schemas.StreamIn, most: inboxMessages, mostBytes: inboxBytes}, partition: partition}
+}
 
 // Created is the creation of the stream that was read last: nanoseconds since 1970 UTC.
 func (i *Inbox) Created() int64 { return i.created }
@@ -75,7 +62,7 @@ func (i *Inbox) Next(ctx context.Context, most, bytes int) ([]schemas.StreamMess
 		list, size = append(list, *i.kept), sizeOf(i.kept)
 		i.kept = nil
 	}
-	tick := time.NewTimer(sourceTick)
+	tick := time.NewTimer(readerTick)
 	defer tick.Stop()
 	for len(list) < most && size < bytes {
 		if len(list) > 0 && i.sub == nil { // another stream may stand there by now
@@ -92,11 +79,19 @@ func (i *Inbox) Next(ctx context.Context, most, bytes int) ([]schemas.StreamMess
 			if len(list) > 0 || ctx.Err() != nil {
 				break
 			}
-			tick.Reset(sourceTick)
+			tick.Reset(readerTick)
 			continue
 		}
-		got, ok := i.take(m)
-		if !ok {
+		got, what, err := i.take(m)
+		if err != nil {
+			i.drop()
+			i.failures++
+			continue
+		}
+		if what != arrivedEnd {
+			i.failures = 0
+		}
+		if what != arrivedMessage {
 			continue
 		}
 		if len(list) > 0 && size+sizeOf(&got) > bytes {
@@ -127,7 +122,7 @@ func (i *Inbox) receive(ctx context.Context, tick <-chan time.Time, wait bool) *
 	case m := <-i.messages:
 		return m
 	case <-tick:
-		if i.b.nc.IsClosed() || i.b.nc.Stats().Reconnects != i.connects || time.Since(i.heard) > i.b.silence() {
+		if i.lost() {
 			i.drop()
 		}
 	case <-ctx.Done():
@@ -155,10 +150,7 @@ func (i *Inbox) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if i.left > 0 && i.room > 0 {
-		return nil
-	}
-	if err := i.pull(); err != nil {
+	if i.ask() != nil {
 		i.drop()
 		i.failures++
 	}
@@ -168,7 +160,7 @@ func (i *Inbox) open(ctx context.Context) error {
 func (i *Inbox) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	i.connects = i.b.nc.Stats().Reconnects
+	i.watch()
 	stream, err := i.b.js.Stream(ctx, schemas.StreamIn)
 	if err != nil {
 		return fmt.Errorf("look up stream %s: %w", schemas.StreamIn, err)
@@ -176,70 +168,11 @@ func (i *Inbox) start(ctx context.Context) error {
 	if created := stream.CachedInfo().Created.UnixNano(); created != i.created {
 		i.created, i.behind, i.removed = created, 0, 0
 	}
-	messages := make(chan *nats.Msg, 2*inboxMessages)
-	i.inbox, i.pulls = i.b.nc.NewInbox(), 0
-	if i.sub, err = i.b.nc.ChanSubscribe(i.inbox+".*", messages); err != nil {
+	if err := i.consume(ctx, "", schemas.InSubjects(i.partition)...); err != nil {
 		return fmt.Errorf("read %s: %w", schemas.StreamIn, err)
 	}
-	i.messages = messages
-	c, err := i.b.js.CreateConsumer(ctx, schemas.StreamIn, jetstream.ConsumerConfig{
-		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: i.behind + 1, FilterSubjects: schemas.InSubjects(i.partition), MaxWaiting: 16,
-		InactiveThreshold: sourceInactive, MemoryStorage: true, Replicas: 1,
-	})
-	if err != nil {
-		return fmt.Errorf("read %s: %w", schemas.StreamIn, err)
-	}
-	info := c.CachedInfo()
-	i.consumer, i.next, i.left, i.room, i.heard = info.Name, 1, 0, 0, time.Now()
 	i.reading.Store(true)
-	i.pending.Store(info.NumPending)
 	return nil
-}
-
-func (i *Inbox) replySubject() string { return i.inbox + "." + strconv.FormatUint(i.pulls, 10) }
-
-func (i *Inbox) pull() error {
-	i.pulls++
-	ask := fmt.Appendf(nil, `{"expires":%d,"batch":%d,"max_bytes":%d,"idle_heartbeat":%d}`,
-		pullExpires.Nanoseconds(), inboxMessages, inboxBytes, i.b.heartbeat().Nanoseconds())
-	err := i.b.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+schemas.StreamIn+"."+i.consumer, i.replySubject(), ask)
-	i.left, i.room, i.heard = inboxMessages, inboxBytes, time.Now()
-	return err
-}
-
-// take judges what arrived: a message in sequence, the end of a pull, or a reason to
-// start again.
-func (i *Inbox) take(m *nats.Msg) (schemas.StreamMessage, bool) {
-	i.heard = time.Now()
-	// A publisher's own header Status says nothing: what the server says has no ack subject.
-	if status := m.Header.Get("Status"); status != "" && !strings.HasPrefix(m.Reply, "$JS.ACK.") {
-		description := strings.ToLower(m.Header.Get("Description"))
-		switch {
-		case status == "100":
-			i.failures = 0
-		case status == "408", status == "404", status == "409" && (strings.Contains(description, "maxbytes") || strings.Contains(description, "batch completed")):
-			if m.Subject == i.replySubject() {
-				i.left = 0
-			}
-		default:
-			i.drop()
-			i.failures++
-		}
-		return schemas.StreamMessage{}, false
-	}
-	d, err := parseDelivery(m.Reply)
-	if err != nil || d.consumerSeq != i.next || d.streamSeq <= i.behind {
-		i.drop()
-		i.failures++
-		return schemas.StreamMessage{}, false
-	}
-	i.next++
-	i.left--
-	i.room -= m.Size()
-	i.failures, i.behind = 0, d.streamSeq
-	i.pending.Store(d.pending)
-	return schemas.StreamMessage{Subject: m.Subject, Seq: d.streamSeq, Time: d.stored, Header: m.Header, Data: m.Data}, true
 }
 
 // Removed is the sequence up to which the partition's messages were removed.
@@ -281,14 +214,4 @@ func (i *Inbox) Remove(ctx context.Context, created int64, through uint64) error
 func (i *Inbox) Close() {
 	i.drop()
 	i.behind, i.kept = i.removed, nil
-}
-
-func (i *Inbox) drop() {
-	if i.sub != nil {
-		_ = i.sub.Unsubscribe()
-	}
-	if i.consumer != "" {
-		_ = i.b.nc.Publish("$JS.API.CONSUMER.DELETE."+schemas.StreamIn+"."+i.consumer, nil)
-	}
-	i.sub, i.messages, i.consumer = nil, nil, ""
 }

@@ -5,13 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"grout/schemas"
 )
@@ -19,42 +15,25 @@ import (
 const (
 	// pullBytes bounds what is on its way to a Source: it must hold the largest
 	// group with its header, twice over, so that a pull is not one message.
-	pullBytes     = 2 * (schemas.MaxGroupBytes + headerRoom)
-	pullMessages  = 1000
-	pullExpires   = 30 * time.Second
-	pullHeartbeat = 5 * time.Second
-	silenceLimit  = 2*pullHeartbeat + 2*time.Second
+	pullBytes    = 2 * (schemas.MaxGroupBytes + headerRoom)
+	pullMessages = 1000
 	// stalledHeartbeats are taken for a sign that the server cannot read on.
 	stalledHeartbeats = 2
-	sourceTick        = time.Second
-	sourceInactive    = time.Minute
 	apiTimeout        = 5 * time.Second
 )
 
 // Source reads the groups of one partition in order, each once. It belongs to one
 // goroutine; only Pending may be asked from others.
 type Source struct {
-	b         *Bus
+	reader
 	partition int
 	subject   string
-	pending   atomic.Uint64
 	history   History // nil: only the checkpoint is known
 
 	at       schemas.Checkpoint    // what the guard compares with
-	behind   uint64                // what was delivered last, or what reading begins behind
 	last     schemas.StreamMessage // delivered after at; its digest is taken when needed
 	stalled  int                   // heartbeats in a row although there is more
 	jumped   uint64                // what was delivered in the place of the next message
-	consumer string
-	sub      *nats.Subscription
-	messages chan *nats.Msg
-	inbox    string
-	pulls    uint64 // asked for so far; the number is in the reply subject of each
-	next     uint64 // consumer sequence that must come next
-	left     int    // messages of the pull on its way
-	room     int    // bytes of the pull on its way
-	heard    time.Time
-	connects uint64
 	failures int
 	stuckAt  uint64 // where readers were given nothing, and how many
 	stuck    int
@@ -62,7 +41,10 @@ type Source struct {
 
 // NewSource makes the source of a partition; Open starts it.
 func (b *Bus) NewSource(partition int) *Source {
-	return &Source{b: b, partition: partition, subject: schemas.GroupSubject(partition)}
+	return &Source{
+		reader:    reader{b: b, stream: schemas.StreamCommands, most: pullMessages, mostBytes: pullBytes},
+		partition: partition, subject: schemas.GroupSubject(partition),
+	}
 }
 
 // Of has Open compare the stream with all that a store remembers, and not only with
@@ -124,7 +106,7 @@ func (s *Source) Next(ctx context.Context) (schemas.StreamMessage, error) {
 	if s.sub == nil && s.at.StreamCreated == 0 {
 		return schemas.StreamMessage{}, errors.New("the source is not open")
 	}
-	tick := time.NewTimer(sourceTick)
+	tick := time.NewTimer(readerTick)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		if s.sub == nil {
@@ -132,27 +114,24 @@ func (s *Source) Next(ctx context.Context) (schemas.StreamMessage, error) {
 				return schemas.StreamMessage{}, err
 			}
 		}
-		if s.left <= 0 || s.room <= 0 {
-			if err := s.pull(); err != nil {
-				s.drop()
-				s.failures++
-				continue
-			}
+		if s.ask() != nil {
+			s.drop()
+			s.failures++
+			continue
 		}
 		select {
 		case m := <-s.messages:
-			got, ok := s.take(m)
-			if ok {
-				return got, nil
+			if s.receive(m) {
+				return s.last, nil
 			}
 			if err := s.judge(ctx); err != nil {
 				return schemas.StreamMessage{}, err
 			}
 		case <-tick.C:
-			if s.b.nc.IsClosed() || s.b.nc.Stats().Reconnects != s.connects || time.Since(s.heard) > s.b.silence() {
+			if s.lost() {
 				s.drop()
 			}
-			tick.Reset(sourceTick)
+			tick.Reset(readerTick)
 		case <-ctx.Done():
 		}
 	}
@@ -166,18 +145,6 @@ func (s *Source) Pending() uint64 { return s.pending.Load() }
 func (s *Source) Close() {
 	s.drop()
 	s.at, s.behind, s.last = schemas.Checkpoint{}, 0, schemas.StreamMessage{}
-}
-
-// drop forgets the consumer. The server would remove it by itself after a while;
-// asking it to is a courtesy that waits for no answer.
-func (s *Source) drop() {
-	if s.sub != nil {
-		_ = s.sub.Unsubscribe()
-	}
-	if s.consumer != "" {
-		_ = s.b.nc.Publish("$JS.API.CONSUMER.DELETE."+schemas.StreamCommands+"."+s.consumer, nil)
-	}
-	s.sub, s.messages, s.consumer = nil, nil, ""
 }
 
 // restart starts again behind what was delivered last, until it works, the guard
@@ -224,7 +191,7 @@ func (s *Source) start(ctx context.Context) error {
 		s.behind = s.last.Seq
 		s.last = schemas.StreamMessage{}
 	}
-	s.connects = s.b.nc.Stats().Reconnects
+	s.watch()
 	var created int64
 	err := s.b.confirmed(ctx, s.subject, func() (_ bool, err error) {
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
@@ -237,77 +204,33 @@ func (s *Source) start(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	messages := make(chan *nats.Msg, 2*pullMessages)
-	s.inbox, s.pulls = s.b.nc.NewInbox(), 0
-	if s.sub, err = s.b.nc.ChanSubscribe(s.inbox+".*", messages); err != nil {
+	if err := s.consume(ctx, "", s.subject); err != nil {
 		return fmt.Errorf("read %s: %w", s.subject, err)
 	}
-	s.messages = messages
-	c, err := s.b.js.CreateConsumer(ctx, schemas.StreamCommands, jetstream.ConsumerConfig{
-		AckPolicy: jetstream.AckNonePolicy, DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq: s.behind + 1, FilterSubject: s.subject, MaxWaiting: 16,
-		InactiveThreshold: sourceInactive, MemoryStorage: true, Replicas: 1,
-	})
-	if err != nil {
-		return fmt.Errorf("read %s: %w", s.subject, err)
-	}
-	info := c.CachedInfo()
-	s.at.StreamCreated = created
-	s.consumer, s.next, s.left, s.room, s.heard, s.stalled = info.Name, 1, 0, 0, time.Now(), 0
-	s.pending.Store(info.NumPending)
+	s.at.StreamCreated, s.stalled = created, 0
 	return nil
 }
 
-func (s *Source) replySubject() string { return s.inbox + "." + strconv.FormatUint(s.pulls, 10) }
-
-func (s *Source) pull() error {
-	s.pulls++
-	ask := fmt.Appendf(nil, `{"expires":%d,"batch":%d,"max_bytes":%d,"idle_heartbeat":%d}`,
-		pullExpires.Nanoseconds(), pullMessages, pullBytes, s.b.heartbeat().Nanoseconds())
-	err := s.b.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+schemas.StreamCommands+"."+s.consumer, s.replySubject(), ask)
-	s.left, s.room, s.heard = pullMessages, pullBytes, time.Now()
-	return err
-}
-
-// take judges what arrived: a message in sequence, the end of a pull, or a reason
-// to start again.
-func (s *Source) take(m *nats.Msg) (schemas.StreamMessage, bool) {
-	s.heard = time.Now()
-	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
-		description := strings.ToLower(m.Header.Get("Description"))
-		switch {
-		case status == "100": // idle heartbeat
-			s.failures = 0
-			if s.stalled++; s.pending.Load() == 0 {
-				s.stalled = 0
-			}
-		case status == "408", status == "404", status == "409" && (strings.Contains(description, "maxbytes") || strings.Contains(description, "batch completed")):
-			if m.Subject == s.replySubject() {
-				s.left = 0 // this pull is over
-			}
-		default: // consumer deleted, leadership change, no responders
-			s.drop()
-			s.failures++
-		}
-		return schemas.StreamMessage{}, false
-	}
-	d, err := parseDelivery(m.Reply)
-	if err != nil || d.consumerSeq != s.next || d.streamSeq <= s.behind {
+// receive takes what arrived: a group in sequence, or nothing.
+func (s *Source) receive(m *nats.Msg) bool {
+	behind := s.behind
+	got, what, err := s.take(m)
+	switch {
+	case err != nil:
 		s.drop()
 		s.failures++
-		return schemas.StreamMessage{}, false
+	case what == arrivedBeat:
+		s.failures = 0
+		if s.stalled++; s.pending.Load() == 0 {
+			s.stalled = 0
+		}
+	case what == arrivedMessage && s.b.cfg.Partitions == 1 && got.Seq != behind+1:
+		s.behind, s.jumped = behind, got.Seq
+	case what == arrivedMessage:
+		s.failures, s.stalled, s.last = 0, 0, got
+		return true
 	}
-	if s.b.cfg.Partitions == 1 && d.streamSeq != s.behind+1 {
-		s.jumped = d.streamSeq
-		return schemas.StreamMessage{}, false
-	}
-	s.next++
-	s.left--
-	s.room -= m.Size()
-	s.failures, s.stalled, s.behind = 0, 0, d.streamSeq
-	s.pending.Store(d.pending)
-	s.last = schemas.StreamMessage{Subject: m.Subject, Seq: d.streamSeq, Time: d.stored, Header: m.Header, Data: m.Data}
-	return s.last, true
+	return false
 }
 
 // judge tells a stream that has lost a message from one that has nothing to give.
@@ -320,29 +243,4 @@ func (s *Source) judge(ctx context.Context) error {
 	}
 	s.stalled = 0
 	return s.guardStalled(ctx)
-}
-
-type delivery struct {
-	streamSeq, consumerSeq, pending uint64
-	stored                          time.Time
-}
-
-// parseDelivery reads the reply subject of a delivered message:
-// $JS.ACK.[<domain>.<account hash>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.<random>]
-func parseDelivery(reply string) (delivery, error) {
-	t := strings.Split(reply, ".")
-	if len(t) > 9 {
-		t = append(t[:2], t[4:]...)
-	}
-	if len(t) < 9 || t[0] != "$JS" || t[1] != "ACK" {
-		return delivery{}, fmt.Errorf("reply subject %q is not of a delivery", reply)
-	}
-	var n [4]uint64
-	for i := range n {
-		var err error
-		if n[i], err = strconv.ParseUint(t[5+i], 10, 63); err != nil {
-			return delivery{}, fmt.Errorf("reply subject %q is not of a delivery: %w", reply, err)
-		}
-	}
-	return delivery{streamSeq: n[0], consumerSeq: n[1], stored: time.Unix(0, int64(n[2])).UTC(), pending: n[3]}, nil
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -15,11 +17,16 @@ import (
 	"grout/cmd/grout/app"
 )
 
-// askFlags declares what every command needs that asks a running grout.
-func askFlags(f *pflag.FlagSet) (appID *string) {
+// serverFlags declares what every command needs that asks a running grout.
+func serverFlags(f *pflag.FlagSet) {
 	app.AddFlags(f, "data_dir")
 	f.String("url", "http://127.0.0.1:8080", "address of the server")
 	f.String("key-file", "", "file with the internal key")
+}
+
+// askFlags declares the same and an app to ask about.
+func askFlags(f *pflag.FlagSet) (appID *string) {
+	serverFlags(f)
 	return f.String("app", "", "app to ask about (default: MOZAIKS_APP_ID, else "+app.DefaultConfig().AppID+")")
 }
 
@@ -37,6 +44,20 @@ func appOf(flag string) string {
 // whoFlags declares whom of an app a command is about.
 func whoFlags(f *pflag.FlagSet) (user, tenant *string) {
 	return f.String("user", "", "user of the app"), f.String("tenant", "", "tenant of the app")
+}
+
+// addTime puts the instant of a flag into a query, when there is one. The parameter has the
+// flag's name, with underscores.
+func addTime(q url.Values, flag, text string) error {
+	if text == "" {
+		return nil
+	}
+	at, err := parseWhen(text, time.Now())
+	if err != nil {
+		return usagef("--%s: %w", flag, err)
+	}
+	q.Set(strings.ReplaceAll(flag, "-", "_"), instant(at.Time))
+	return nil
 }
 
 // withServer runs what needs a client of the flags.

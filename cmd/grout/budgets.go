@@ -103,24 +103,16 @@ func printHolds(out io.Writer, text []byte, next *string) error {
 		return err
 	}
 	var t textTable
-	for _, name := range []string{"reservation", "tenant", "user", "model"} {
-		t.column(name, false)
-	}
-	t.column("tokens", true)
-	t.column("until", false)
-	orNone := func(s *string) string {
-		if s == nil {
-			return "-"
-		}
-		return printable(*s)
-	}
+	t.columns("reservation", "tenant", "user", "model")
+	t.numbers("tokens")
+	t.columns("until")
 	for _, h := range holds {
-		t.rows = append(t.rows, []string{printable(h.ID), orNone(h.TenantID), orNone(h.UserID), orNone(h.Model), thousands(h.Tokens), h.Expires})
+		t.rows = append(t.rows, []string{printable(h.ID), orDash(h.TenantID), orDash(h.UserID), orDash(h.Model), thousands(h.Tokens), h.Expires})
 	}
 	if err := t.print(out); err != nil || next == nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\nmore: --cursor %s\n", *next)
+	_, err := fmt.Fprintf(out, "\nmore: --cursor %s\n", printable(*next))
 	return err
 }
 

@@ -15,8 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-
-	"grout/cmd/grout/app"
 )
 
 func newDLQ() *cobra.Command {
@@ -78,13 +76,6 @@ type letterFilters struct {
 	since, before *string
 }
 
-// dlqFlags declares what every command needs that asks about dead letters.
-func dlqFlags(f *pflag.FlagSet) {
-	app.AddFlags(f, "data_dir")
-	f.String("url", "http://127.0.0.1:8080", "address of the server")
-	f.String("key-file", "", "file with the internal key")
-}
-
 func filterFlags(f *pflag.FlagSet) letterFilters {
 	return letterFilters{
 		texts: map[string]*string{
@@ -105,14 +96,9 @@ func (f *letterFilters) query(limit int) (url.Values, error) {
 		}
 	}
 	for name, value := range map[string]*string{"since": f.since, "before": f.before} {
-		if *value == "" {
-			continue
+		if err := addTime(q, name, *value); err != nil {
+			return nil, err
 		}
-		at, err := parseWhen(*value, time.Now())
-		if err != nil {
-			return nil, usagef("--%s: %w", name, err)
-		}
-		q.Set(name, instant(at.Time))
 	}
 	return q, nil
 }
@@ -127,7 +113,7 @@ func newDLQList() *cobra.Command {
 	}
 	format := outputFlag(cmd)
 	f := cmd.Flags()
-	dlqFlags(f)
+	serverFlags(f)
 	filters := filterFlags(f)
 	status := f.String("status", "waiting", "waiting, retried, dropped or all")
 	limit := f.Int("limit", 20, "letters on a page, at most 1000")
@@ -159,30 +145,20 @@ func printLetters(out io.Writer, text []byte) error {
 	}
 	if len(page.Letters) == 0 {
 		fmt.Fprintln(out, "no dead letter")
-	} else {
-		var t textTable
-		for _, name := range []string{"letter", "status", "app", "kind", "code"} {
-			t.column(name, false)
-		}
-		t.column("attempts", true)
-		t.column("filed", false)
-		t.column("reason", false)
-		for i := range page.Letters {
-			l := &page.Letters[i]
-			t.rows = append(t.rows, []string{
-				printable(l.ID), printable(l.Status), cmp.Or(textOf(l.AppID), "-"), cmp.Or(textOf(l.Kind), "-"), printable(l.Code),
-				strconv.FormatInt(l.Attempts, 10), moment(l.FiledAt), printable(abbreviate(l.Reason)),
-			})
-		}
-		if err := t.print(out); err != nil {
-			return err
-		}
+		return printOlder(out, page.Next)
 	}
-	if page.Next == nil {
-		return nil
+	var t textTable
+	t.columns("letter", "status", "app", "kind", "code")
+	t.numbers("attempts")
+	t.columns("filed", "reason")
+	for i := range page.Letters {
+		l := &page.Letters[i]
+		t.rows = append(t.rows, []string{
+			printable(l.ID), printable(l.Status), orDash(l.AppID), orDash(l.Kind), printable(l.Code),
+			strconv.FormatInt(l.Attempts, 10), moment(l.FiledAt), printable(abbreviate(l.Reason)),
+		})
 	}
-	_, err := fmt.Fprintf(out, "\nolder ones: --cursor %s\n", printable(*page.Next))
-	return err
+	return t.printPage(out, page.Next)
 }
 
 func newDLQShow() *cobra.Command {
@@ -194,7 +170,7 @@ func newDLQShow() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 	}
 	format := outputFlag(cmd)
-	dlqFlags(cmd.Flags())
+	serverFlags(cmd.Flags())
 	raw := cmd.Flags().Bool("raw", false, "write the bytes of the original and nothing else")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return withServer(cmd, func(ctx context.Context, to *sender) error {

@@ -65,7 +65,7 @@ long as it keeps them.`,
 func changeLetters(cmd *cobra.Command, method, action string, tell func(*letterRow) (string, bool)) {
 	format := outputFlag(cmd)
 	f := cmd.Flags()
-	dlqFlags(f)
+	serverFlags(f)
 	filters := filterFlags(f)
 	all := f.Bool("all", false, "all letters that wait and fit the filters")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -10,7 +10,6 @@ import (
 	"net/url"
 	"os"
 	"strconv"
-	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -46,7 +45,7 @@ func newEntitlementsGet() *cobra.Command {
 	asOf := cmd.Flags().String("as-of", "", "by what held at this time: 2026-01-31T08:00:00Z, 2026-01-31, yesterday, -24h")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		q := whoQuery(*user, *tenant)
-		if err := addAsOf(q, *asOf); err != nil {
+		if err := addTime(q, "as-of", *asOf); err != nil {
 			return err
 		}
 		return withServer(cmd, func(ctx context.Context, to *sender) error {
@@ -68,18 +67,6 @@ func whoQuery(user, tenant string) url.Values {
 		}
 	}
 	return q
-}
-
-func addAsOf(q url.Values, text string) error {
-	if text == "" {
-		return nil
-	}
-	at, err := parseWhen(text, time.Now())
-	if err != nil {
-		return usagef("--as-of: %w", err)
-	}
-	q.Set("as_of", instant(at.Time))
-	return nil
 }
 
 func newEntitlementsSet() *cobra.Command {
@@ -207,7 +194,7 @@ Exit codes: 0 allowed; 1 refused, or an error.`,
 			}
 		}
 		q := url.Values{}
-		if err := addAsOf(q, *asOf); err != nil {
+		if err := addTime(q, "as-of", *asOf); err != nil {
 			return err
 		}
 		question, err := json.Marshal(body)

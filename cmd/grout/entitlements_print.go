@@ -126,13 +126,9 @@ func listText(names []string, none string) string {
 
 func printBudgets(out io.Writer, budgets []budgetStanding) error {
 	var t textTable
-	for _, name := range []string{"scope", "period", "allocation", "enforced"} {
-		t.column(name, false)
-	}
-	for _, name := range []string{"limit", "effective", "used", "reserved", "remaining"} {
-		t.column(name, true)
-	}
-	t.column("resets", false)
+	t.columns("scope", "period", "allocation", "enforced")
+	t.numbers("limit", "effective", "used", "reserved", "remaining")
+	t.columns("resets")
 	for _, b := range budgets {
 		resets := "never"
 		if b.ResetsAt != nil {
@@ -196,21 +192,15 @@ func printVersions(out io.Writer, text []byte) error {
 		return err
 	}
 	var t textTable
-	t.column("revision", true)
-	for _, name := range []string{"since", "synced as", "tier", "status", "source", "correlation id"} {
-		t.column(name, false)
-	}
+	t.numbers("revision")
+	t.columns("since", "synced as", "tier", "status", "source", "correlation id")
 	for _, v := range page.Versions {
 		t.rows = append(t.rows, []string{
 			strconv.FormatInt(v.Revision, 10), v.SyncedAt, v.SyncedAs, v.Manifest.Plan.Tier, cmp.Or(v.Manifest.Plan.Status, "active"),
 			cmp.Or(printable(v.Manifest.Source), "-"), cmp.Or(printable(v.CorrelationID), "-"),
 		})
 	}
-	if err := t.print(out); err != nil || page.Next == nil {
-		return err
-	}
-	_, err := fmt.Fprintf(out, "\nolder ones: --cursor %s\n", *page.Next)
-	return err
+	return t.printPage(out, page.Next)
 }
 
 func printExplained(out io.Writer, text []byte) error {
@@ -255,12 +245,8 @@ func printExplained(out io.Writer, text []byte) error {
 	}
 	fmt.Fprintln(out)
 	var t textTable
-	for _, name := range []string{"rule", "of", "manifest", "says", "because"} {
-		t.column(name, false)
-	}
-	for _, name := range []string{"needed", "limit", "used", "reserved", "remaining"} {
-		t.column(name, true)
-	}
+	t.columns("rule", "of", "manifest", "says", "because")
+	t.numbers("needed", "limit", "used", "reserved", "remaining")
 	number := func(n *int64, text func(int64) string) string {
 		if n == nil {
 			return "-"

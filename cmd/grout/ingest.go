@@ -67,9 +67,7 @@ which a grout on this machine keeps in its data directory.`,
 		Args: cobra.ExactArgs(1),
 	}
 	f := cmd.Flags()
-	app.AddFlags(f, "data_dir")
-	f.String("url", "http://127.0.0.1:8080", "address of the server")
-	f.String("key-file", "", "file with the internal key")
+	serverFlags(f)
 	format := &choice{choices: []string{formatCSV, formatNDJSON, formatJSON}}
 	f.Var(format, "format", "what the file holds (default: by its name)")
 	columns := f.StringSlice("map", nil, "columns of fields, as field=Column,…; an empty column ignores a guess")

@@ -70,9 +70,7 @@ func printPlugins(out io.Writer, text []byte) error {
 		return err
 	}
 	var t textTable
-	for _, name := range []string{"plugin", "version", "state", "about"} {
-		t.column(name, false)
-	}
+	t.columns("plugin", "version", "state", "about")
 	for _, p := range answer.Plugins {
 		state, about := "on", p.Description
 		switch {

@@ -62,9 +62,7 @@ func printChecked(out io.Writer, dir string, list []app.CheckedPlugin) error {
 		return err
 	}
 	var t textTable
-	for _, name := range []string{"plugin", "kind", "version", "is"} {
-		t.column(name, false)
-	}
+	t.columns("plugin", "kind", "version", "is")
 	for _, p := range list {
 		row := []string{printable(p.Name), p.Kind, printable(p.Version), "good"}
 		if p.Note != "" {

@@ -100,12 +100,8 @@ func newRunsList() *cobra.Command {
 				q.Set(name, *value)
 			}
 		}
-		if *since != "" {
-			at, err := parseWhen(*since, time.Now())
-			if err != nil {
-				return usagef("--since: %w", err)
-			}
-			q.Set("since", instant(at.Time))
+		if err := addTime(q, "since", *since); err != nil {
+			return err
 		}
 		return withServer(cmd, func(ctx context.Context, to *sender) error {
 			text, err := to.ask(ctx, http.MethodGet, "/api/runs", q, nil)
@@ -131,22 +127,16 @@ func printRuns(out io.Writer, text []byte) error {
 		return err
 	}
 	var t textTable
-	for _, name := range []string{"run", "what", "user", "status", "started"} {
-		t.column(name, false)
-	}
-	t.column("took", true)
-	t.column("code", false)
+	t.columns("run", "what", "user", "status", "started")
+	t.numbers("took")
+	t.columns("code")
 	for i := range page.Runs {
 		r := &page.Runs[i]
 		t.rows = append(t.rows, []string{
-			printable(r.RunID), r.what(), cmp.Or(textOf(r.UserID), "-"), printable(r.Status), moment(r.StartedAt), r.took(), cmp.Or(textOf(r.Code), "-"),
+			printable(r.RunID), r.what(), orDash(r.UserID), printable(r.Status), moment(r.StartedAt), r.took(), orDash(r.Code),
 		})
 	}
-	if err := t.print(out); err != nil || page.Next == nil {
-		return err
-	}
-	_, err := fmt.Fprintf(out, "\nolder ones: --cursor %s\n", *page.Next)
-	return err
+	return t.printPage(out, page.Next)
 }
 
 func newRunsShow() *cobra.Command {
@@ -252,10 +242,8 @@ func printRunHead(out io.Writer, r *runRow) {
 
 func printRunEvents(out io.Writer, events []json.RawMessage, next *string) error {
 	var t textTable
-	t.column("sequence", true)
-	for _, name := range []string{"at", "event", "status", "agent", "says"} {
-		t.column(name, false)
-	}
+	t.numbers("sequence")
+	t.columns("at", "event", "status", "agent", "says")
 	for _, text := range events {
 		var e struct {
 			Sequence                       int64

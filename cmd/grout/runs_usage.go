@@ -33,10 +33,8 @@ func printRunUsage(out io.Writer, text []byte) error {
 		return err
 	}
 	var t textTable
-	t.column("agent", false)
-	for _, name := range []string{"events", "input", "output", "tokens", "cost", "seconds"} {
-		t.column(name, true)
-	}
+	t.columns("agent")
+	t.numbers("events", "input", "output", "tokens", "cost", "seconds")
 	add := func(name string, f *runFigures) {
 		t.rows = append(t.rows, []string{
 			name, thousands(f.Events), thousands(f.Input), thousands(f.Output), thousands(f.Total), f.Cost.String(), f.Duration.String(),

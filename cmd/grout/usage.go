@@ -60,9 +60,7 @@ which a grout on this machine keeps in its data directory.`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
-	app.AddFlags(f, "data_dir")
-	f.String("url", "http://127.0.0.1:8080", "address of the server")
-	f.String("key-file", "", "file with the internal key")
+	serverFlags(f)
 	filters := map[string]*string{
 		"app_id":      f.String("app", "", "app to ask for"),
 		"tenant_id":   f.String("tenant", "", "only this tenant"),

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -50,23 +49,21 @@ func (r *usageReport) table(out io.Writer, groups []string) error {
 	fmt.Fprintf(out, "app %s, times in UTC\n\n", printable(r.AppID))
 	var t textTable
 	if r.Window != "none" {
-		t.column(r.Window, false)
+		t.columns(r.Window)
 	}
 	for _, g := range groups {
-		t.column(g, false)
+		t.columns(g)
 	}
 	keys := len(t.head)
-	for _, name := range []string{"events", "input", "output", "total"} {
-		t.column(name, true)
-	}
+	t.numbers("events", "input", "output", "total")
 	cached, reasoning := r.Totals.CachedTokens > 0, r.Totals.ReasoningTokens > 0
 	if cached {
-		t.column("cached", true)
+		t.numbers("cached")
 	}
 	if reasoning {
-		t.column("reasoning", true)
+		t.numbers("reasoning")
 	}
-	t.column("cost", true)
+	t.numbers("cost")
 	add := func(cells []string, s *usageSums) {
 		for _, n := range []int64{s.Events, s.InputTokens, s.OutputTokens, s.TotalTokens} {
 			cells = append(cells, thousands(n))
@@ -158,46 +155,6 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// textTable is printed with columns of equal width.
-type textTable struct {
-	head  []string
-	right []bool
-	rows  [][]string
-}
-
-func (t *textTable) column(name string, right bool) {
-	t.head, t.right = append(t.head, name), append(t.right, right)
-}
-
-func (t *textTable) print(out io.Writer) error {
-	widths := make([]int, len(t.head))
-	lines := slices.Concat([][]string{t.head}, t.rows)
-	for _, cells := range lines {
-		for i, c := range cells {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
-		}
-	}
-	var b strings.Builder
-	for _, cells := range lines {
-		for i, c := range cells {
-			if i > 0 {
-				b.WriteString("  ")
-			}
-			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c))
-			if t.right[i] {
-				b.WriteString(pad + c)
-			} else if i < len(cells)-1 {
-				b.WriteString(c + pad)
-			} else {
-				b.WriteString(c)
-			}
-		}
-		b.WriteByte('\n')
-	}
-	_, err := io.WriteString(out, b.String())
-	return err
 }
 
 // columnsOf reads the environment variable of the same name.

@@ -81,13 +81,9 @@ func printWebhooks(out io.Writer, text []byte) error {
 		return err
 	}
 	var t textTable
-	for _, name := range []string{"webhook", "state", "kinds", "apps"} {
-		t.column(name, false)
-	}
-	for _, name := range []string{"sent", "waiting", "skipped", "gaps"} {
-		t.column(name, true)
-	}
-	t.column("to", false)
+	t.columns("webhook", "state", "kinds", "apps")
+	t.numbers("sent", "waiting", "skipped", "gaps")
+	t.columns("to")
 	all := func(list []string) string {
 		if len(list) == 0 {
 			return "*"

@@ -85,40 +85,11 @@ func (q query) err() error {
 
 // suggestion names the parameter that was probably meant.
 func suggestion(name string, known []string) string {
-	best, distance := "", 3
-	if len(name) <= 64 {
-		for _, k := range known {
-			if d := editDistance(name, k); d < distance {
-				best, distance = k, d
-			}
-		}
-	}
-	if best != "" {
+	switch best := schemas.Nearest(name, known); {
+	case best != "":
 		return "did you mean " + best + "?"
-	}
-	if len(known) == 0 {
+	case len(known) == 0:
 		return "there are none here"
 	}
 	return "known are " + strings.Join(known, ", ")
-}
-
-// editDistance is the Levenshtein distance in bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+
+	"grout/schemas"
 )
 
 // typeOf names the type of a value of a file.
@@ -37,37 +39,8 @@ func shown(text string) string { return strconv.QuoteToGraphic(shortText(text, 8
 
 // suggestion names the field that was probably meant.
 func suggestion(name string, known []string) string {
-	best, distance := "", 3
-	if len(name) <= 64 {
-		for _, k := range known {
-			if d := editDistance(name, k); d < distance {
-				best, distance = k, d
-			}
-		}
-	}
-	if best != "" {
+	if best := schemas.Nearest(name, known); best != "" {
 		return " (did you mean " + best + "?)"
 	}
 	return " (known are " + strings.Join(known, ", ") + ")"
-}
-
-// editDistance is the Levenshtein distance in bytes.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			next := min(row[j]+1, row[j+1]+1, diagonal+cost)
-			diagonal, row[j+1] = row[j+1], next
-		}
-	}
-	return row[len(b)]
 }
