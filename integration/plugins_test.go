@@ -385,3 +385,30 @@ func TestSpoofing(t *testing.T) {
 		t.Errorf("of %v files none holds the body, %v", found, err)
 	}
 }
+
+// Files that hold secrets of grout's are hidden from plugins wherever they lie; their
+// neighbours are not.
+func TestSecretFilesStayUnread(t *testing.T) {
+	dir := t.TempDir()
+	pluginFiles(t, dir, map[string]string{"platform_key": "top secret", "hook": "whsec_" + strings.Repeat("QUFB", 8), "note": "fine"})
+	settings := filepath.Join(dir, "grout.yaml")
+	hooks := fmt.Sprintf("webhooks:\n  - {name: a, url: https://example.com/, secret_files: [%s]}\n", filepath.Join(dir, "hook"))
+	pluginFiles(t, dir, map[string]string{"grout.yaml": hooks})
+	w := startPlugins(t, 1, map[string]string{"reads/logic.py": `
+def read(path):
+    try:
+        return open(path).read()
+    except PermissionError:
+        return None
+def execute(data):
+    return [read(path) for path in data["paths"]]
+`}, "MOZAIKS_CONFIG="+settings, "MOZAIKS_CONTROL_PLANE_KEY_FILE="+filepath.Join(dir, "platform_key"))
+	if strings.Contains(w.Log(), "trusted") {
+		t.Skip("this kernel cannot hide files from plugins")
+	}
+	var paths []string
+	for _, name := range []string{"platform_key", "hook", "grout.yaml", "note"} {
+		paths = append(paths, filepath.Join(dir, name))
+	}
+	w.execute(t, "ann", "reads", map[string]any{"paths": paths}).text(t, 200, `[null,null,null,"fine"]`)
+}

@@ -152,7 +152,7 @@ func printPast(ctx context.Context, to *sender, path string, own url.Values, hea
 		if list.Next == nil {
 			return nil
 		}
-		page.Set("after", *list.Next)
+		page.Set("cursor", *list.Next)
 	}
 }
 

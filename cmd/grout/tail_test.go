@@ -232,4 +232,13 @@ func TestTails(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "run=later") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
+	// The past of a run may have many pages.
+	ended := []string{event("orchestration.run_started", "long")}
+	for range 1_100 {
+		ended = append(ended, strings.Replace(event("orchestration.agent_started", "long"), `{`, `{"agent_name":"a",`, 1))
+	}
+	reportRun(t, url, "["+strings.Join(append(ended, event("orchestration.run_completed", "long")), ",")+"]")
+	if code, out, errs = grout(t, "runs", "tail", "long", "--url", url); code != 0 || strings.Count(out, "\n") != 1_102 {
+		t.Errorf("exit %d, %d lines: %s", code, strings.Count(out, "\n"), errs)
+	}
 }

@@ -154,6 +154,29 @@ def execute(data):
 	}
 }
 
+// What is published between calls is answered where that was asked for, however it is written.
+func TestPublishingBetweenCallsIsAnswered(t *testing.T) {
+	w := newWorkshop(t)
+	p := w.plugin("", func(m *manifest) { m.Command = []string{python(), "asks.py"} })
+	w.write(filepath.Join(p.dir, "asks.py"), `
+import os, time
+asked, answers = os.fdopen(3), os.fdopen(4, "w", buffering=1)
+asked.readline(); print('{"ready": true}', file=answers)
+asked.readline(); print('{"result": 1}', file=answers)
+time.sleep(0.1)
+print('{"publish": {"name": "x", "data": 1, "ack": true}}', file=answers)
+refused = asked.readline().strip()
+asked.readline(); print('{"result": %s}' % refused, file=answers)
+asked.readline()
+`)
+	one := w.worker(p)
+	w.result(p, one, nil)
+	eventually(t, 3*time.Second, "the publication is noted", func() bool { return strings.Contains(w.log(p), "while no call ran") })
+	if got := w.result(p, one, nil); got != `{"published":false,"error":"no call runs"}` {
+		t.Errorf("got %s", got)
+	}
+}
+
 // Threads count as processes do: the system has as few of them.
 func TestThreadsAreCounted(t *testing.T) {
 	w := newWorkshop(t)

@@ -2,7 +2,7 @@ package plugins
 
 import "context"
 
-// Check looks at the directory once, loads every plugin and tells of all of them. It calls
+// Check looks at the directory once, loads every plugin that is looked at and tells of all of them. It calls
 // none. It waits until all have loaded or have not, or ctx ends.
 func Check(ctx context.Context, o Options) ([]Info, error) {
 	h, err := New(o)

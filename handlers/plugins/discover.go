@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -44,8 +45,9 @@ func (h *Host) folders() (names []string, root string, err error) {
 		return nil, "", err
 	}
 	for _, entry := range list {
-		if namePattern.MatchString(entry.Name()) && (entry.IsDir() || entry.Type()&fs.ModeSymlink != 0) {
-			names = append(names, entry.Name())
+		name := entry.Name()
+		if namePattern.MatchString(name) && (entry.IsDir() || entry.Type()&fs.ModeSymlink != 0) && (len(h.o.Only) == 0 || slices.Contains(h.o.Only, name)) {
+			names = append(names, name)
 		}
 	}
 	if len(names) > maxPlugins {

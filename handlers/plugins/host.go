@@ -21,6 +21,8 @@ const DefaultTimeout = 30 * time.Second
 type Options struct {
 	// Dir holds a folder for each plugin. It need not be there.
 	Dir string
+	// Only are the names of the plugins that are looked at; none: all are.
+	Only []string
 	// StateDir is where grout keeps what belongs to plugins: their homes, the shim and
 	// their logs.
 	StateDir string

@@ -146,7 +146,7 @@ func (r *rules) allowAround(dir string, access uint64, hide []string) error {
 
 func (r *rules) add(path string, access uint64) error {
 	if r.added++; r.added > maxRules {
-		return fmt.Errorf("there are more than %d files beside those that plugins must not see; put the data directory into a folder of its own", maxRules)
+		return fmt.Errorf("there are more than %d files beside those that plugins must not see; put each of these into a folder of its own", maxRules)
 	}
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {

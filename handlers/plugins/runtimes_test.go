@@ -244,4 +244,9 @@ func TestCheckLoadsEveryPlugin(t *testing.T) {
 	if r.live != 0 {
 		t.Errorf("%d workers are left", r.live)
 	}
+	r.starts = 0
+	h = newHost(Options{Dir: filepath.Join(dir, "plugins"), Only: []string{"a"}, StateDir: dir, Timeout: time.Second, Logger: slog.New(slog.DiscardHandler)}, r)
+	if infos, err := h.check(t.Context()); err != nil || len(infos) != 1 || infos[0].Name != "a" || r.starts != 1 {
+		t.Errorf("%v %+v, %d starts", err, infos, r.starts)
+	}
 }

@@ -1,7 +1,6 @@
 package plugins
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -64,7 +63,7 @@ func (s *supervisor) published(line []byte) (workerEnd, bool) {
 		return workerEnd{Text: fmt.Sprintf("it published more than %d times while no call ran", maxStray)}, true
 	}
 	s.note("it published something while no call ran, which is dropped")
-	if !bytes.Contains(line, []byte(`"ack":true`)) {
+	if _, _, ack, _ := readPublication(line); !ack {
 		return workerEnd{}, false
 	}
 	return s.pass([]byte(`{"published":false,"error":"no call runs"}` + "\n"))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,11 +28,8 @@ func (c *Config) hostOptions() (plugins.Options, error) {
 		return plugins.Options{}, fmt.Errorf("find this program, which starts plugins: %w", err)
 	}
 	o := plugins.Options{
-		Dir: c.PluginsPath, StateDir: pluginStateDir(c.DataDir), Timeout: c.PluginTimeout, Exe: exe, Env: os.Environ(), Hide: []string{c.DataDir},
+		Dir: c.PluginsPath, StateDir: pluginStateDir(c.DataDir), Timeout: c.PluginTimeout, Exe: exe, Env: os.Environ(), Hide: append(c.secretFiles(), c.DataDir),
 		Go: c.functions,
-	}
-	if c.File != "" {
-		o.Hide = append(o.Hide, c.File)
 	}
 	if c.PluginUser != "" {
 		uid, gid, _ := strings.Cut(c.PluginUser, ":")
@@ -43,6 +41,18 @@ func (c *Config) hostOptions() (plugins.Options, error) {
 		o.User = &plugins.Credential{UID: uint32(u), GID: uint32(g)}
 	}
 	return o, nil
+}
+
+// secretFiles are the files with secrets that these settings name, themselves included.
+func (c *Config) secretFiles() []string {
+	files := []string{c.File, c.NATSPasswordFile, c.NATSCreds, c.NATSNKey, c.NATSKey, c.NATSTLSKey}
+	for _, s := range allSecrets() {
+		files = append(files, s.field(c).File)
+	}
+	for i := range c.Webhooks {
+		files = append(files, c.Webhooks[i].files...)
+	}
+	return slices.DeleteFunc(files, func(path string) bool { return path == "" })
 }
 
 // numericUser takes the user that workers run as.

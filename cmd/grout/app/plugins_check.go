@@ -35,16 +35,14 @@ func CheckPlugins(ctx context.Context, cfg Config, names []string) ([]CheckedPlu
 	if err != nil {
 		return nil, err
 	}
-	o.StateDir, o.Bus = state, noBus{}
+	o.StateDir, o.Bus, o.Only = state, noBus{}, names
 	infos, err := plugins.Check(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	list := []CheckedPlugin{}
 	for i := range infos {
-		if len(names) == 0 || slices.Contains(names, infos[i].Name) {
-			list = append(list, checkedPlugin(&cfg, &infos[i]))
-		}
+		list = append(list, checkedPlugin(&cfg, &infos[i]))
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(list, func(p CheckedPlugin) bool { return p.Name == name }) {
