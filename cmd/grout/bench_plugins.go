@@ -220,7 +220,7 @@ func (p *matrixReport) pluginSection() {
 	if p.json {
 		return
 	}
-	fmt.Fprintf(p.out, "\nPLUGINS that give back the 100 bytes they are sent, with default limits; a call is a run with its facts, durable before it begins and when it is answered; other: the plugin's processes, too\n%s",
+	fmt.Fprintf(p.out, "\nPLUGINS that give back the 100 bytes they are sent, with default limits but for the queue; a call is a run with its facts, durable before it begins and when it is answered; other: the plugin's processes, too\n%s",
 		tableHead(pluginColumns))
 }
 

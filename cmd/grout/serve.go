@@ -21,8 +21,9 @@ MOZAIKS_NATS_PLATFORM_PASSWORD, MOZAIKS_NATS_CONSUMER_PASSWORD,
 MOZAIKS_NATS_ADMIN_PASSWORD and MOZAIKS_NATS_PLUGIN_PASSWORD (comma-separated while
 they rotate), or from the file that the same name with _FILE behind it names, and
 outside production are generated when they are not set. MOZAIKS_NATS_PUBLISHERS
-names who else may publish commands, for which apps. MOZAIKS_CONTROL_PLANE_KEY is
-what the control plane is asked with, if there is one.
+names who else may publish commands, for which apps. MOZAIKS_CONTROL_PLANE_KEY and
+MOZAIKS_PLATFORM_API_KEY are what the control plane and the Platform are asked with,
+NATS_PASSWORD is grout's own on a cluster (NATS_URL).
 
 Files of NATS passwords, publishers and certificates are read again when they
 change, and at once on SIGHUP.`,

@@ -23,6 +23,9 @@ func pluginStateDir(dataDir string) string { return filepath.Join(dataDir, "plug
 
 // hostOptions are how plugins run under these settings.
 func (c *Config) hostOptions() (plugins.Options, error) {
+	if within(c.PluginsPath, c.DataDir) {
+		return plugins.Options{}, fmt.Errorf("%s: %s lies in the data directory, which plugins must not see; set MOZAIKS_PLUGINS_PATH to a folder outside of it", c.origin("plugins_path"), c.PluginsPath)
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return plugins.Options{}, fmt.Errorf("find this program, which starts plugins: %w", err)
@@ -41,6 +44,22 @@ func (c *Config) hostOptions() (plugins.Options, error) {
 		o.User = &plugins.Credential{UID: uint32(u), GID: uint32(g)}
 	}
 	return o, nil
+}
+
+// within reports whether a path is a directory or lies in it. What cannot be found does not.
+func within(path, dir string) bool {
+	for _, p := range []*string{&path, &dir} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return false
+		}
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			abs = real
+		}
+		*p = abs
+	}
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(rel)
 }
 
 // secretFiles are the files with secrets that these settings name, themselves included.
