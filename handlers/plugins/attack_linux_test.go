@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -371,4 +372,107 @@ def execute(data):
 	_ = unix.Kill(one.(*processWorker).cmd.Process.Pid, unix.SIGKILL)
 	<-done
 	eventually(t, 2*time.Second, "nothing is left", func() bool { return len(w.survivors()) == 0 })
+}
+
+// Short calls one after the other do not put it off to look at what the worker uses.
+func TestLimitsHoldBetweenShortCalls(t *testing.T) {
+	w := newWorkshop(t)
+	p := w.plugin(`
+kept = []
+def execute(data):
+    kept.append(b"x" * (1 << 20))
+    return len(kept)
+`, func(m *manifest) { m.Limits.MemoryBytes = 64 << 20 })
+	one := w.worker(p)
+	for range 1000 {
+		if r, _ := ask(p, one, nil, nil); r.fault != nil {
+			if r.fault.Error() != "it used more than 64 MiB of memory" {
+				t.Error(r.fault)
+			}
+			return
+		}
+	}
+	t.Error("a worker has a thousand times what it may")
+}
+
+// A worker that burns processor time between calls yields, however often it is called, and
+// no longer once it rests.
+func TestBurningBetweenCallsYields(t *testing.T) {
+	w := newWorkshop(t)
+	p := w.plugin(`
+import os, threading
+on = True
+def spin():
+    while on: pass
+threading.Thread(target=spin, daemon=True).start()
+def execute(data):
+    global on
+    on = on and not data["rest"]
+    return os.getpid()
+`)
+	one := w.worker(p)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	nice := func(rest bool) int {
+		<-tick.C
+		pid, err := strconv.Atoi(w.result(p, one, map[string]any{"rest": rest}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := unix.Getpriority(unix.PRIO_PROCESS, pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return 20 - n // as the system call gives it
+	}
+	eventually(t, 20*time.Second, "it yields", func() bool { return nice(false) == niceHeavy })
+	if mayRaise() {
+		eventually(t, 20*time.Second, "it is back", func() bool { return nice(true) == niceWorker })
+	}
+}
+
+// There is no memory that belongs to no process.
+func TestMemoryHasAProcess(t *testing.T) {
+	w := newWorkshop(t)
+	if !filters() {
+		t.Skip("this kernel filters no system calls")
+	}
+	p := w.plugin(`
+import os
+def execute(data):
+    try: return os.memfd_create("x")
+    except OSError as e: return e.errno
+`)
+	if got := w.result(p, w.worker(p), nil); got != strconv.Itoa(int(unix.ENOSYS)) {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Lines without text are dropped as what costs something: each stands beside a time.
+func TestEmptyLinesCost(t *testing.T) {
+	deaf := make(chan struct{})
+	close(deaf)
+	p := &printed{s: &supervisor{deaf: deaf}}
+	lines := bytes.Repeat([]byte("\n"), 1<<20)
+	p.take(lines)
+	if p.dropped < 31*len(lines)/32 {
+		t.Errorf("%d of %d lines were kept", len(lines)-p.dropped, len(lines))
+	}
+}
+
+// Processes that have ended and that nobody waits for are bounded: each keeps a number.
+func TestProcessesWithoutEndAreCounted(t *testing.T) {
+	w := newWorkshop(t)
+	p := w.plugin(`
+import os
+def execute(data):
+    while True:
+        pid = os.fork()
+        if pid == 0: os._exit(0)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+`)
+	r, _ := ask(p, w.worker(p), nil, nil)
+	if r.fault == nil || r.fault.Error() != "it left more than 1000 processes behind" {
+		t.Errorf("got %s, %v", r.result, r.fault)
+	}
 }

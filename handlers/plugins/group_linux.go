@@ -61,6 +61,36 @@ func groupBase(controller string) (dir string, threads bool) {
 	return dir, false
 }
 
+// ownTasks is how many processes and threads the control groups of this process let it have,
+// with everything else in them; 0: any number.
+func ownTasks() (most uint64) {
+	text, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(part) != 3 {
+			continue
+		}
+		top := "/sys/fs/cgroup"
+		if part[0] != "0" {
+			if !slices.Contains(strings.Split(part[1], ","), controllerTasks) {
+				continue
+			}
+			top = filepath.Join(top, controllerTasks)
+		}
+		// In a container the way may begin outside of it, and its own group is the top.
+		for dir := filepath.Join(top, part[2]); strings.HasPrefix(dir, top); dir = filepath.Dir(dir) {
+			limit, _ := os.ReadFile(filepath.Join(dir, "pids.max"))
+			if n, err := strconv.ParseUint(strings.TrimSpace(string(limit)), 10, 64); err == nil && (most == 0 || n < most) {
+				most = n
+			}
+		}
+	}
+	return most
+}
+
 func writableDir(dir string) string {
 	f, err := os.OpenFile(filepath.Join(dir, "cgroup.procs"), os.O_WRONLY, 0)
 	if err != nil {

@@ -102,6 +102,14 @@ var hostile = []hostilePlugin{
                 os._exit(0)
             os.wait()
         time.sleep(9)`, fault: "it used more than 0.1 seconds of processor time", limits: func(l *Limits) { l.CPU = 100 * time.Millisecond; l.Timeout = 5 * time.Second }},
+	{name: "spins in children that nobody waits for", body: `
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            if os.fork() == 0:
+                end = time.process_time() + 0.03
+                while time.process_time() < end: pass
+                os._exit(0)
+            time.sleep(0.03)`, fault: "it used more than 0.2 seconds of processor time", limits: func(l *Limits) { l.CPU = 200 * time.Millisecond; l.Timeout = 20 * time.Second }},
 	{name: "allocates without end", body: `
         a = []
         while True: a.append(bytearray(1 << 20))`, fault: "it used more than 64 MiB of memory", limits: func(l *Limits) { l.Timeout = 5 * time.Second }},
@@ -139,7 +147,10 @@ var hostile = []hostilePlugin{
 	{name: "publishes and never reads", body: `
         while True: os.write(4, b'{"publish":{"name":"x","data":1,"ack":true}}\n')`, fault: "it does not read what it is told", late: true},
 	{name: "publishes without end", body: `
-        while True: os.write(4, b'{"publish":{"name":"x","data":1}}\n')`, fault: "it published more than 10000 times", late: true},
+        while True: os.write(4, b'{"publish":{"name":"x","data":1}}\n')`, fault: "it published more than 2000 times", late: true},
+	{name: "publishes too much at once, again and again", body: `
+        line = b'{"publish":{"name":"x","data":"' + b"x" * 200000 + b'"}}\n'
+        while True: os.write(4, line)`, fault: "it published more than is taken at once 101 times", limits: func(l *Limits) { l.Timeout = 20 * time.Second }},
 	{name: "publishes nonsense", body: `
         os.write(4, b'{"publish":7}\n{"publish":{}}\n{"publish":\n')
         return 1`, result: "1"},

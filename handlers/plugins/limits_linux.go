@@ -19,14 +19,23 @@ const (
 	// maxThreads is how many threads these may have together. The system has as few of them
 	// as of processes.
 	maxThreads = 2048
-	// maxOrphans is how many processes of a call may end behind a parent that has left them:
-	// each needs a number until the supervisor has waited for it.
+	// maxOrphans is how many processes of a call may end behind a parent that has left them,
+	// and how many that have ended a worker may keep without waiting for them: each needs a
+	// number until somebody has.
 	maxOrphans = 1000
 	// heavyAfter is the processor time of a call after which its worker yields to everything,
 	// and startAfter that of a start. More than manyProcesses count for as much.
 	heavyAfter    = 30 * time.Millisecond
 	startAfter    = 100 * time.Millisecond
 	manyProcesses = 16
+
+	// restlessAfter is the processor time between calls, within a time of which it is more than
+	// half, after which a worker is taken for one that burns it all the time.
+	restlessAfter  = 50 * time.Millisecond
+	restlessWithin = 250 * time.Millisecond
+
+	// yieldAgain is after how many looks a worker that has yielded is made to once more.
+	yieldAgain = 10
 
 	// earlyLooks are made soon one after the other, as a call may become heavy.
 	earlyLooks = 10
@@ -45,8 +54,9 @@ const (
 
 // sampler looks at what the tree of a worker uses.
 type sampler struct {
-	tree   *tree
-	memory int64
+	tree    *tree
+	memory  int64
+	threads int // that it may have
 
 	called   bool          // by now, beyond the start
 	looks    int           // at the call
@@ -54,9 +64,18 @@ type sampler struct {
 	based    bool
 	orphans  int           // at that look
 	cpu      time.Duration // that the call may take; 0: any
-	before   time.Duration // processor time at the last look
+	seen     map[procID]proc
+	waited   time.Duration // of all of it that somebody has waited for, at the last look
+	lost     time.Duration // processor time of what ended and nobody waited for
+	looked   time.Time
+	judged   time.Time     // when it was last judged whether the worker rests between calls
+	before   time.Duration // processor time then
+	inCalls  time.Duration // since then
+	since    time.Time     // when the call began
+	restless bool
 	heavy    bool
 	yielding map[procID]bool
+	yields   int          // looks since it yielded
 	settled  int64        // memory at the last look
 	many     int          // threads at the last look
 	ended    int          // orphans then
@@ -73,26 +92,74 @@ type counted struct {
 }
 
 // begin starts to count for a call. What it uses until the first look is not worth one.
-func (s *sampler) begin(cpu time.Duration) { s.called, s.based, s.cpu, s.looks = true, false, cpu, 0 }
+func (s *sampler) begin(cpu time.Duration) {
+	s.called, s.based, s.cpu, s.looks, s.since = true, false, cpu, 0, time.Now()
+}
+
+// end notes the end of a call.
+func (s *sampler) end() { s.inCalls += time.Since(s.since) }
+
+// overdue tells that it should not be put off any more to look.
+func (s *sampler) overdue() bool { return time.Since(s.looked) > sampleLater }
+
+// spent is the processor time of the worker so far. What a process has used its parent has
+// when it waits for it; what nobody waits for is kept here from when it was last seen.
+func (s *sampler) spent(all []proc) time.Duration {
+	waited := s.tree.times()
+	total, seen := waited, make(map[procID]proc, len(all))
+	for i := range all {
+		p := &all[i]
+		seen[p.id()] = *p
+		total, waited = total+p.cpu+p.waited, waited+p.waited
+	}
+	gone, grown := time.Duration(0), waited-s.waited
+	for id, p := range s.seen {
+		if _, ok := seen[id]; !ok {
+			gone, grown = gone+p.cpu+p.waited, grown+p.waited
+		}
+	}
+	s.lost = max(0, s.lost+gone-grown) // a parent that was read before it waited is one look late
+	s.seen, s.waited = seen, waited
+	return total + s.lost
+}
+
+// judge finds out whether the worker burns processor time between calls.
+func (s *sampler) judge(spent time.Duration, calling bool) {
+	now := time.Now()
+	within := now.Sub(s.judged)
+	if within < restlessWithin {
+		return
+	}
+	if calling {
+		s.inCalls += now.Sub(s.since)
+		s.since = now
+	}
+	burnt := spent - s.before - s.inCalls
+	s.restless = s.called && !s.judged.IsZero() && burnt > max(restlessAfter, (within-s.inCalls)/2)
+	s.judged, s.before, s.inCalls = now, spent, 0
+}
 
 // look measures once. The text tells which limit is broken; next is when to look again.
 func (s *sampler) look(calling bool) (broken string, next time.Duration) {
-	list := s.tree.walk(maxProcesses)
+	s.looked = time.Now()
+	list, ended := s.tree.survey(maxProcesses)
 	if len(list) > maxProcesses {
 		return fmt.Sprintf("it had more than %d processes", maxProcesses), 0
+	}
+	if len(ended) > maxOrphans {
+		return fmt.Sprintf("it left more than %d processes behind", maxOrphans), 0
 	}
 	threads := 0
 	for i := range list {
 		threads += list[i].threads
 	}
-	if threads > maxThreads {
-		return fmt.Sprintf("it had more than %d threads", maxThreads), 0
+	if threads > s.threads {
+		return fmt.Sprintf("it had more than %d threads", s.threads), 0
 	}
-	spent := s.tree.spent(list)
-	rest := spent - s.before
-	s.before = spent
-	if !calling && rest > sampleIdle/2 {
-		s.yield(list) // until the end of the next call
+	spent := s.spent(append(ended, list...))
+	s.judge(spent, calling)
+	if s.restless {
+		s.yield(list)
 	}
 	if calling {
 		if !s.based {
@@ -196,10 +263,14 @@ func proportional(pid int) (int64, bool) {
 	return kib << 10, err == nil
 }
 
-// yield gives every thread of the tree the lowest priority.
+// yield gives every thread of the tree the lowest priority, and again now and then: what it
+// has started since may have another, and processors it may choose itself.
 func (s *sampler) yield(list []proc) {
+	if s.yields++; s.yields%yieldAgain == 0 {
+		s.yielding = map[procID]bool{}
+	}
 	if !s.heavy {
-		s.heavy, s.yielding = true, map[procID]bool{}
+		s.heavy, s.yielding, s.yields = true, map[procID]bool{}, 0
 		s.tree.tasks.yield(s.called) // one that starts must get to its end
 		prefer(niceStarting)
 	}
@@ -211,9 +282,9 @@ func (s *sampler) yield(list []proc) {
 	}
 }
 
-// relax takes back what yield has done, where this user may.
+// relax takes back what yield has done, where this user may, unless the worker does not rest.
 func (s *sampler) relax() {
-	if !s.heavy {
+	if !s.heavy || s.restless {
 		return
 	}
 	s.heavy, s.yielding = false, nil
@@ -228,7 +299,7 @@ func (s *sampler) relax() {
 // rights a lower one could not be taken back, so there only turns and processors are set.
 func prefer(nice int) {
 	crowded := nice != 0
-	if os.Geteuid() == 0 {
+	if mayRaise() {
 		_ = os.WriteFile("/proc/self/autogroup", strconv.AppendInt(nil, int64(nice), 10), 0)
 	} else {
 		nice = 0
@@ -241,6 +312,13 @@ func prefer(nice int) {
 		}
 	}
 }
+
+// mayRaise reports whether a priority that was lowered can be raised again.
+var mayRaise = sync.OnceValue(func() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var own [2]unix.CapUserData
+	return unix.Capget(&header, &own[0]) == nil && own[0].Effective&(1<<unix.CAP_SYS_NICE) != 0
+})
 
 // crowd lets a thread run on all processors but one, which is then free for what takes
 // little time; or on all of them again.

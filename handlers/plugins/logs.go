@@ -114,17 +114,17 @@ func (l *pluginLog) withoutSecrets(text []byte) []byte {
 }
 
 // note writes a line of grout's own.
-func (l *pluginLog) note(text string) { l.line("grout", []byte(text)) }
+func (l *pluginLog) note(text string) { l.line("grout", []byte(text), "") }
 
-// line writes one line. It never fails: what cannot be kept is counted.
-func (l *pluginLog) line(source string, text []byte) {
+// line writes one line, and a note behind it. It never fails: what cannot be kept is
+// counted, and costs nothing more.
+func (l *pluginLog) line(source string, text []byte, note string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now().UTC()
 	if len(text) > maxLineBytes {
 		text = text[:maxLineBytes]
 	}
-	text = l.withoutSecrets(text)
 	if !l.at.IsZero() {
 		l.left = min(logBurst, l.left+int64(now.Sub(l.at).Seconds()*logRate))
 	}
@@ -133,6 +133,7 @@ func (l *pluginLog) line(source string, text []byte) {
 		l.dropped += int64(len(text)) + 1
 		return
 	}
+	text = append(l.withoutSecrets(text), note...)
 	head := now.Format("2006-01-02T15:04:05.000Z") + " "
 	var out []byte
 	if l.dropped > 0 {
@@ -210,10 +211,7 @@ func (w *logWriter) Write(text []byte) (int, error) {
 		text = rest
 		if room := maxLineBytes - len(cutNote) - len(w.rest); !w.skip && len(line) > room {
 			w.rest = append(w.rest, line[:room]...)
-			w.log.mu.Lock()
-			kept := w.log.withoutSecrets(w.rest)
-			w.log.mu.Unlock()
-			w.log.line(w.source, append(kept, cutNote...))
+			w.log.line(w.source, w.rest, cutNote)
 			w.rest, w.skip = w.rest[:0], true
 		} else if !w.skip {
 			w.rest = append(w.rest, line...)
@@ -227,7 +225,7 @@ func (w *logWriter) Write(text []byte) (int, error) {
 
 func (w *logWriter) flush() {
 	if !w.skip {
-		w.log.line(w.source, bytes.TrimSuffix(w.rest, []byte("\r")))
+		w.log.line(w.source, bytes.TrimSuffix(w.rest, []byte("\r")), "")
 	}
 	w.rest, w.skip = w.rest[:0], false
 }

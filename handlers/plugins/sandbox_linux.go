@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	stdruntime "runtime"
 	"strconv"
@@ -122,15 +123,12 @@ func limitChild(pid int, spec *workerSpec) {
 
 // childLimits are those that the supervisor should not have itself.
 func childLimits(spec *workerSpec) map[int]uint64 {
-	limits := map[int]uint64{unix.RLIMIT_DATA: uint64(spec.Memory + dataRoom)}
-	if most := taskLimit(); most > 0 {
-		limits[unix.RLIMIT_NPROC] = most
-	}
-	return limits
+	return map[int]uint64{unix.RLIMIT_DATA: uint64(spec.Memory + dataRoom), unix.RLIMIT_NPROC: taskLimit()}
 }
 
 // taskLimit is how many processes and threads the user of workers may have when one of them
-// starts another: a quarter of what the system has. The kernel lets root have any number.
+// starts another: a quarter of what the system has, half of what this process may have. The
+// kernel lets root have any number.
 func taskLimit() uint64 {
 	most := uint64(0)
 	for _, name := range []string{"pid_max", "threads-max"} {
@@ -140,8 +138,21 @@ func taskLimit() uint64 {
 			most = n
 		}
 	}
-	return most / 4
+	if most /= 4; most == 0 {
+		most = math.MaxInt32
+	}
+	if n := ownTasks(); n > 0 {
+		most = min(most, n/2)
+	}
+	var user unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NPROC, &user) == nil && user.Max != unix.RLIM_INFINITY {
+		most = min(most, user.Max/2)
+	}
+	return most
 }
+
+// threadLimit is how many threads a worker may have: what all workers may, at most.
+func threadLimit() int { return int(min(maxThreads, taskLimit())) }
 
 // confineThread confines the calling thread for good. Every step uses system calls that
 // change this thread alone.

@@ -62,7 +62,7 @@ func TestParseStat(t *testing.T) {
 	}{
 		{line("python3", "S", 1), true},
 		{line(") S 1 (x) R ", "R", 2), true},
-		{line("gone", "Z", 1), false},
+		{line("gone", "Z", 1), true},
 		{line("its first thread is gone", "Z", 3), true},
 		{"7 (short) S 1", false},
 		{"", false},
@@ -71,7 +71,7 @@ func TestParseStat(t *testing.T) {
 		if ok != c.ok {
 			t.Errorf("%q: %v", c.text, ok)
 		}
-		if ok && (p.parent != 5 || p.session != 7 || p.start != 9999 || p.cpu != 2*time.Second || p.resident != 250*pageSize) {
+		if ok && (p.parent != 5 || p.session != 7 || p.start != 9999 || p.cpu != 1500*time.Millisecond || p.waited != 500*time.Millisecond || p.resident != 250*pageSize || p.ended != strings.Contains(c.text, "(gone)")) {
 			t.Errorf("%q: %+v", c.text, p)
 		}
 	}

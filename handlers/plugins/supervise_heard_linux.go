@@ -1,12 +1,15 @@
 package plugins
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"grout/schemas"
 )
 
 // heard takes a line of the plugin. One that is not a publication ends the call.
@@ -27,6 +30,7 @@ func (s *supervisor) heard(l pluginLine) (workerEnd, bool) {
 		return workerEnd{Text: "it answered when nothing was asked"}, true
 	}
 	s.calling = false
+	s.sampler.end()
 	s.large = s.large || len(l.text) > largeLine
 	if s.tell(frameAnswer, l.text) != nil {
 		return workerEnd{Text: "grout has gone"}, true
@@ -57,16 +61,35 @@ func (s *supervisor) published(line []byte) (workerEnd, bool) {
 		if s.told++; s.told > maxPublished {
 			return workerEnd{Text: fmt.Sprintf("it published more than %d times", maxPublished)}, true
 		}
+		if len(line) > schemas.MaxPublishedBytes+publicationRoom {
+			return s.refuseLarge(line)
+		}
 		return workerEnd{Text: "grout has gone"}, s.tell(framePlugin, line) != nil
 	}
 	if s.stray++; s.stray > maxStray {
 		return workerEnd{Text: fmt.Sprintf("it published more than %d times while no call ran", maxStray)}, true
 	}
 	s.note("it published something while no call ran, which is dropped")
+	return s.refuse(line, "no call runs")
+}
+
+// refuseLarge refuses what grout would only read to refuse it.
+func (s *supervisor) refuseLarge(line []byte) (workerEnd, bool) {
+	if s.tooLarge++; s.tooLarge > maxTooLarge {
+		return workerEnd{Text: fmt.Sprintf("it published more than is taken at once %d times", s.tooLarge)}, true
+	}
+	text := fmt.Sprintf("data must have at most %d bytes", schemas.MaxPublishedBytes)
+	s.note("not published: %s", text)
+	return s.refuse(line, text)
+}
+
+// refuse answers a publication, when that was asked for.
+func (s *supervisor) refuse(line []byte, why string) (workerEnd, bool) {
 	if _, _, ack, _ := readPublication(line); !ack {
 		return workerEnd{}, false
 	}
-	return s.pass([]byte(`{"published":false,"error":"no call runs"}` + "\n"))
+	text, _ := json.Marshal(why)
+	return s.pass(fmt.Appendf(nil, `{"published":false,"error":%s}`+"\n", text))
 }
 
 // pass gives the plugin a line.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"grout/schemas"
 )
 
 const (
@@ -26,9 +28,12 @@ const (
 	endWithin = 60 * time.Millisecond
 	// lingerFor is how long processes that cannot be ended are waited for after that.
 	lingerFor = 10 * time.Second
-	// maxPublished is how often a call may try to publish. The host refuses before; this is
-	// for a plugin that does not care.
-	maxPublished = 10_000
+	// maxPublished is how often a call may try to publish, and maxTooLarge how often more than
+	// is taken. The host refuses before; this is for a plugin that does not care.
+	maxPublished = 2 * schemas.MaxPublications
+	maxTooLarge  = 100
+	// publicationRoom is what the line of a publication may hold beside its data.
+	publicationRoom = 4 << 10
 	// maxStray is how often a worker may publish while no call runs.
 	maxStray = 100
 	// lastMoment is how long the end of a worker and the end of what it wrote may lie apart.
@@ -57,13 +62,16 @@ type supervisor struct {
 	said   pending // what the worker has written
 	temp   *tempDir
 
-	calling bool // a call, or the handshake
-	began   bool // the handshake is over
-	told    int  // publications of the call
-	stray   int  // publications since
-	resting bool // the call is over, and grout does not know yet that nothing of it is left
-	urgent  bool // somebody waits for the end
-	large   bool // a line was so long that its memory should be given back
+	calling  bool // a call, or the handshake
+	began    bool // the handshake is over
+	told     int  // publications of the call
+	tooLarge int  // of them that were too large
+	stray    int  // publications since
+	resting  bool // the call is over, and grout does not know yet that nothing of it is left
+	urgent   bool // somebody waits for the end
+	large    bool // a line was so long that its memory should be given back
+
+	nextLook time.Time // of the sampler
 }
 
 type order struct {
@@ -205,7 +213,7 @@ func (s *supervisor) start() error {
 		}
 	}
 	go s.tree.reap()
-	s.sampler = sampler{tree: s.tree, memory: s.spec.Memory}
+	s.sampler = sampler{tree: s.tree, memory: s.spec.Memory, threads: threadLimit(), since: time.Now()}
 	for i, stream := range []byte{streamStdout, streamStderr} {
 		l := &printed{s: s, stream: stream, ended: make(chan struct{})}
 		s.logs = append(s.logs, l)
@@ -244,7 +252,7 @@ func (s *supervisor) serve() workerEnd {
 	deadline := time.NewTimer(time.Hour)
 	deadline.Stop()
 	sample := time.NewTimer(sampleSoon)
-	s.calling = true
+	s.calling, s.nextLook = true, time.Now().Add(sampleSoon)
 	for {
 		select {
 		case o := <-s.orders:
@@ -277,7 +285,9 @@ func (s *supervisor) serve() workerEnd {
 			if broken != "" {
 				return workerEnd{Text: broken}
 			}
-			sample.Reset(max(next, lookShare*time.Since(began)))
+			next = max(next, lookShare*time.Since(began))
+			s.nextLook = time.Now().Add(next)
+			sample.Reset(next)
 		case <-s.deaf:
 			return workerEnd{Text: "grout has gone"}
 		}
@@ -297,13 +307,17 @@ func (s *supervisor) obey(o order, deadline, sample *time.Timer) (workerEnd, boo
 		if err != nil || s.calling {
 			return workerEnd{Text: "grout made a call out of turn"}, true
 		}
-		line, s.calling, s.large, s.told, s.stray = rest, true, len(rest) > largeLine, 0, 0
+		line, s.calling, s.large, s.told, s.tooLarge, s.stray = rest, true, len(rest) > largeLine, 0, 0, 0
 		s.sampler.begin(cpu)
 		for _, l := range s.logs {
 			l.refill()
 		}
 		deadline.Reset(timeout)
-		sample.Reset(sampleSoon)
+		// Short calls one after the other must not put it off for ever to look.
+		if soon := time.Now().Add(sampleSoon); !s.sampler.overdue() || soon.Before(s.nextLook) {
+			s.nextLook = soon
+			sample.Reset(sampleSoon)
+		}
 	case frameLine:
 	default:
 		return workerEnd{Text: "grout sent something unknown"}, true

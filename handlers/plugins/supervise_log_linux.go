@@ -1,13 +1,18 @@
 package plugins
 
 import (
+	"bytes"
 	"io"
 	"sync"
 	"time"
 )
 
-// maxPrinted is what a call may print to a stream of the log; the rest is counted.
-const maxPrinted = 1 << 20
+// maxPrinted is what a call may print to a stream of the log; the rest is counted. A line
+// counts for what stands beside it in the log, too.
+const (
+	maxPrinted = 1 << 20
+	lineCosts  = 32
+)
 
 // dropPause slows down a worker that prints more than is kept, or reading it would cost
 // more than what it does.
@@ -44,12 +49,21 @@ func (p *printed) read(r io.ReadCloser) {
 func (p *printed) take(text []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	room := min(max(maxPrinted-p.sent, 0), len(text))
+	room := 0
+	for left := maxPrinted - p.sent; left > 0 && room < len(text); left = maxPrinted - p.sent {
+		part := text[room:]
+		cost := 0
+		if end := bytes.IndexByte(part, '\n'); end >= 0 {
+			part, cost = part[:end+1], lineCosts
+		}
+		part = part[:min(len(part), left)]
+		p.sent += len(part) + cost
+		room += len(part)
+	}
 	p.dropped += len(text) - room
 	if room == 0 {
 		return false
 	}
-	p.sent += room
 	_ = p.s.tell(frameLog, []byte{p.stream}, text[:room])
 	return true
 }

@@ -20,8 +20,10 @@ type proc struct {
 	pid, parent, session int
 	start                uint64
 	threads              int
-	cpu                  time.Duration // its own, and of its children that it waited for
+	cpu                  time.Duration // its own
+	waited               time.Duration // of its children that it waited for
 	resident             int64
+	ended                bool // and nobody has waited for it yet
 }
 
 type procID struct {
@@ -107,24 +109,34 @@ const maxWalk = 4096
 // walk lists the living descendants, parents before children, not many more than asked
 // for. What is forked meanwhile may be missing.
 func (t *tree) walk(most int) []proc {
+	list, _ := t.survey(most)
+	return list
+}
+
+// survey is walk, and lists what has ended and was not waited for: some of it, when it is
+// more than that.
+func (t *tree) survey(most int) (list, ended []proc) {
 	var all map[int][]int
 	if !t.files {
 		all = childrenByScan()
 	}
-	var list []proc
 	seen := map[int]bool{}
 	add := func(parent *proc, pids []int) {
 		for _, pid := range pids {
 			if seen[pid] {
 				continue
 			}
-			p, ok := readProc(pid)
+			p, ok := readStat(pid)
 			// An orphan has moved to this process; anything else is a stranger by now.
 			if !ok || p.parent != parent.pid && p.parent != t.self {
 				continue
 			}
 			seen[pid] = true
-			list = append(list, p)
+			if !p.ended {
+				list = append(list, p)
+			} else if ended = append(ended, p); len(ended) > most+maxOrphans {
+				return
+			}
 		}
 	}
 	children := func(p *proc) []int {
@@ -139,7 +151,7 @@ func (t *tree) walk(most int) []proc {
 		p := list[i]
 		add(&p, children(&p))
 	}
-	return list
+	return list, ended
 }
 
 // kill ends every descendant but those to be kept, once. A direct child cannot change its
@@ -236,15 +248,11 @@ func (t *tree) end(within time.Duration, nice int) bool {
 	}
 }
 
-// spent is the processor time of the whole tree.
-func (t *tree) spent(list []proc) time.Duration {
+// times is the processor time of children that have been waited for.
+func (t *tree) times() time.Duration {
 	t.mu.Lock()
-	total := t.reaped
-	t.mu.Unlock()
-	for i := range list {
-		total += list[i].cpu
-	}
-	return total
+	defer t.mu.Unlock()
+	return t.reaped
 }
 
 // alone reports whether there is no process but the leader. Children of this process are
@@ -379,6 +387,12 @@ var pageSize = int64(os.Getpagesize())
 // readProc reads /proc/<pid>/stat. A process that has ended and was not waited for counts
 // as gone.
 func readProc(pid int) (proc, bool) {
+	p, ok := readStat(pid)
+	return p, ok && !p.ended
+}
+
+// readStat is readProc for processes that have ended, too.
+func readStat(pid int) (proc, bool) {
 	var buffer [1024]byte
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -410,12 +424,12 @@ func parseStat(pid int, text []byte) (proc, bool) {
 		field[i], _ = strconv.ParseInt(string(word), 10, 64)
 		i++
 	}
-	// The first thread may have ended while others run.
-	if i < len(field) || ended && field[17] <= 1 {
+	if i < len(field) {
 		return proc{}, false
 	}
 	return proc{
 		pid: pid, parent: int(field[1]), session: int(field[3]), start: uint64(field[19]), threads: int(field[17]),
-		cpu: time.Duration(field[11]+field[12]+field[13]+field[14]) * clockTick, resident: field[21] * pageSize,
+		cpu: time.Duration(field[11]+field[12]) * clockTick, waited: time.Duration(field[13]+field[14]) * clockTick, resident: field[21] * pageSize,
+		ended: ended && field[17] <= 1, // the first thread may have ended while others run
 	}, true
 }
