@@ -104,8 +104,9 @@ func (s *sampler) overdue() bool { return time.Since(s.looked) > sampleLater }
 
 // spent is the processor time of the worker so far. What a process has used its parent has
 // when it waits for it; what nobody waits for is kept here from when it was last seen.
-func (s *sampler) spent(all []proc) time.Duration {
-	waited := s.tree.times()
+// What was waited for here is read before the processes are, as every parent is before its
+// children: so nothing is found at both.
+func (s *sampler) spent(waited time.Duration, all []proc) time.Duration {
 	total, seen := waited, make(map[procID]proc, len(all))
 	for i := range all {
 		p := &all[i]
@@ -142,6 +143,7 @@ func (s *sampler) judge(spent time.Duration, calling bool) {
 // look measures once. The text tells which limit is broken; next is when to look again.
 func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	s.looked = time.Now()
+	waited := s.tree.times()
 	list, ended := s.tree.survey(maxProcesses)
 	if len(list) > maxProcesses {
 		return fmt.Sprintf("it had more than %d processes", maxProcesses), 0
@@ -156,7 +158,7 @@ func (s *sampler) look(calling bool) (broken string, next time.Duration) {
 	if threads > s.threads {
 		return fmt.Sprintf("it had more than %d threads", s.threads), 0
 	}
-	spent := s.spent(append(ended, list...))
+	spent := s.spent(waited, append(ended, list...))
 	s.judge(spent, calling)
 	if s.restless {
 		s.yield(list)
