@@ -57,6 +57,8 @@ type world struct {
 func startPlugins(t testing.TB, partitions int, files map[string]string, env ...string) *world {
 	t.Helper()
 	root := t.TempDir()
+	// At the end grout is killed. Its workers end a moment later, and may still write.
+	t.Cleanup(func() { waitFor(t, func() bool { return os.RemoveAll(root) == nil }) })
 	w := &world{data: filepath.Join(root, "data"), plugins: filepath.Join(root, "plugins"), partitions: partitions}
 	w.env = append([]string{"MOZAIKS_PLUGINS_PATH=" + w.plugins, "JWT_SECRET=" + jwtSecret}, env...)
 	pluginFiles(t, w.plugins, files)

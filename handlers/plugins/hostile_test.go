@@ -390,9 +390,17 @@ def execute(data):
 		FDs                          []int
 		SID                          bool
 	}
-	text := w.result(p, w.worker(p), nil)
+	one := w.worker(p)
+	text := w.result(p, one, nil)
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		t.Fatal(err)
+	}
+	own, err := os.ReadFile("/proc/self/oom_score_adj")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if its, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", one.(*processWorker).cmd.Process.Pid)); err != nil || string(its) != string(own) {
+		t.Errorf("the score of its supervisor is %q (%v), want %q", its, err, own)
 	}
 	none := strings.Repeat("0", 48)
 	if os.Geteuid() != 0 {

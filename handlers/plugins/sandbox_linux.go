@@ -3,7 +3,6 @@ package plugins
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"os"
 	stdruntime "runtime"
@@ -42,10 +41,10 @@ const (
 func startConfined(spec *workerSpec, group *taskGroup, argv0 string, files []uintptr) (pid int, err error) {
 	limits := map[int]uint64{
 		unix.RLIMIT_CORE: 0, unix.RLIMIT_FSIZE: maxFileBytes, unix.RLIMIT_NOFILE: maxOpenFiles,
-		unix.RLIMIT_MSGQUEUE: 0, unix.RLIMIT_MEMLOCK: 64 << 10,
+		unix.RLIMIT_MSGQUEUE: 0, unix.RLIMIT_MEMLOCK: 64 << 10, unix.RLIMIT_DATA: dataLimit(spec),
 	}
 	if spec.User != nil && os.Geteuid() == 0 { // limits of another user's process take more rights than root may have
-		maps.Copy(limits, childLimits(spec))
+		limits[unix.RLIMIT_NPROC] = taskLimit()
 	}
 	if err := limitSelf(limits); err != nil {
 		return 0, err
@@ -78,13 +77,15 @@ func startConfined(spec *workerSpec, group *taskGroup, argv0 string, files []uin
 		}
 		done <- started{pid, err}
 	}
+	expendable := beExpendable() // what the child starts at once should be, too
 	go confine()
 	s := <-done
+	expendable()
 	if s.err != nil {
 		return 0, s.err
 	}
 	group.take(s.pid)
-	limitChild(s.pid, spec)
+	limitChild(s.pid)
 	return s.pid, nil
 }
 
@@ -111,20 +112,33 @@ func limitSelf(limits map[int]uint64) error {
 	return nil
 }
 
-// limitChild sets what only the child can bear, before it is asked anything. When memory
-// is short the kernel takes workers first.
-func limitChild(pid int, spec *workerSpec) {
-	for resource, limit := range childLimits(spec) {
-		_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: limit, Max: limit}, nil)
+// oomFirst is the score of processes that the kernel takes first when memory is short.
+const oomFirst = "1000"
+
+// beExpendable lets the kernel take this process first when memory is short, until the
+// function it returns is called. An ordinary user may not say so of a process that nobody
+// can look into.
+func beExpendable() (end func()) {
+	const score = "/proc/self/oom_score_adj"
+	before, err := os.ReadFile(score)
+	if err != nil || os.WriteFile(score, []byte(oomFirst), 0) != nil {
+		return func() {}
 	}
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0)
+	return func() { _ = os.WriteFile(score, before, 0) }
+}
+
+// limitChild sets what the supervisor could not bear or say itself, before the child is
+// asked anything.
+func limitChild(pid int) {
+	tasks := taskLimit()
+	_ = unix.Prlimit(pid, unix.RLIMIT_NPROC, &unix.Rlimit{Cur: tasks, Max: tasks}, nil)
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte(oomFirst), 0)
 	_ = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", pid), fmt.Append(nil, niceWorker), 0)
 }
 
-// childLimits are those that the supervisor should not have itself.
-func childLimits(spec *workerSpec) map[int]uint64 {
-	return map[int]uint64{unix.RLIMIT_DATA: uint64(spec.Memory + dataRoom), unix.RLIMIT_NPROC: taskLimit()}
-}
+// dataLimit is what a process of a worker may map that it can write to. A supervisor uses
+// far less.
+func dataLimit(spec *workerSpec) uint64 { return uint64(spec.Memory + dataRoom) }
 
 // taskLimit is how many processes and threads the user of workers may have when one of them
 // starts another: a quarter of what the system has, half of what this process may have. The
